@@ -20,28 +20,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from benchmarks.lib import FOLDER, save_picture
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH
 from recalign.files import digest
 
 TRUE = "value/true@10"
 ML_100K = ("ml-100k, not searched",)
 LOGS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "methods": ("ML-100K, five seeds, value in standard deviations", ML_100K, VALUE),
-    "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m, not searched",), VALUE),
+    "methods": ("ML-100K, five seeds, value in standard deviations", ML_100K, JUDGE_VALUE),
+    "ml-1m": ("ML-1M, three seeds, value in standard deviations", ("ml-1m, not searched",), JUDGE_VALUE),
     "kuairand-watch": (
         "KuaiRand excerpt by watch ratio, two seeds, value in standard deviations",
         ("kuairand-pure-excerpt, not searched",),
-        VALUE,
+        JUDGE_VALUE,
     ),
     "kuairand-clicks": (
         "KuaiRand excerpt by clicks, three seeds, value in standard deviations",
         ("kuairand-pure-excerpt-clicked",),
-        VALUE,
+        JUDGE_VALUE,
     ),
     "worlds": ("Five simulated worlds, value in standard deviations", ("simulated, not searched",), TRUE),
 }
 """Pictures of logs: name -> title, logs of methods.csv (a row of the first that has it), which value."""
-VALUES = {VALUE: "judges' value", TRUE: "true value"}
+VALUES = {JUDGE_VALUE: "judges' value", TRUE: "true value"}
 SHOWN = 0.9  # rows that retain less NDCG had no budget for it, and would set the scale
 IN_README = ("start", "popularity_tilt", "reward_weighted", "asft", "rerank", "asft_rerank")
 COLOURS = {"asft": "#c2410c", "start": "#111827", "rerank": "#1d4ed8"}
@@ -76,8 +76,8 @@ def main() -> None:
 def levels(logs: tuple[str, ...]) -> pl.DataFrame:
     """A row a method: its name, the share of the start's NDCG@10 that it retains on the test, and its other figures."""
     found = _saved(logs).pivot("metric", index="row", values="mean", maintain_order=True)
-    start = found.filter(pl.col("row") == "start")[ALL].item()
-    return found.with_columns(retained=pl.col(ALL) / start)
+    start = found.filter(pl.col("row") == "start")[NDCG_ALL].item()
+    return found.with_columns(retained=pl.col(NDCG_ALL) / start)
 
 
 def markdown(rows: pl.DataFrame) -> str:
@@ -86,7 +86,7 @@ def markdown(rows: pl.DataFrame) -> str:
     figures = {row["row"]: row for row in rows.iter_rows(named=True)}
     for name in IN_README:
         row = figures[name]
-        lines.append(f"| `{name}` | {row['retained']:.1%} | {row[HIGH]:.3f} | {row[VALUE]:.2f} |")
+        lines.append(f"| `{name}` | {row['retained']:.1%} | {row[NDCG_HIGH]:.3f} | {row[JUDGE_VALUE]:.2f} |")
     return "\n".join(lines)
 
 
@@ -96,12 +96,12 @@ def gains(logs: tuple[str, ...], value: str) -> pl.DataFrame:
     Rows are ``row metric mean ci_low ci_high``; that of ``all/ndcg@10`` is the share of NDCG retained.
     """
     saved, prefix = _saved(logs), "holm_best_baseline/"
-    best = saved.filter(pl.col("metric") == ALL, pl.col("row").is_in(["start", "bc"]))["mean"].max()
-    rows = saved.filter(pl.col("metric").is_in([prefix + metric for metric in (value, HIGH, ALL)]))
+    best = saved.filter(pl.col("metric") == NDCG_ALL, pl.col("row").is_in(["start", "bc"]))["mean"].max()
+    rows = saved.filter(pl.col("metric").is_in([prefix + metric for metric in (value, NDCG_HIGH, NDCG_ALL)]))
     rows = rows.with_columns(pl.col("metric").str.strip_prefix(prefix)).select("row", "metric", *ENDS)
-    share = [pl.when(pl.col("metric") == ALL).then(1 + pl.col(end) / best).otherwise(end).alias(end) for end in ENDS]
-    rows = rows.with_columns(share)
-    far = rows.filter(pl.col("metric") == ALL, pl.col("mean") < SHOWN)["row"].to_list()
+    of_ndcg = pl.col("metric") == NDCG_ALL
+    rows = rows.with_columns(pl.when(of_ndcg).then(1 + pl.col(end) / best).otherwise(end).alias(end) for end in ENDS)
+    far = rows.filter(pl.col("metric") == NDCG_ALL, pl.col("mean") < SHOWN)["row"].to_list()
     order = rows.filter(pl.col("metric") == value).sort("mean", "row").select("row")
     return order.join(rows, on="row", how="left", maintain_order="left_right").filter(~pl.col("row").is_in(far))
 
@@ -116,12 +116,12 @@ def _saved(logs: tuple[str, ...]) -> pl.DataFrame:
 def methods(name: str, title: str, rows: pl.DataFrame, value: str) -> None:
     """A line a method, a panel a figure, each with its interval."""
     names = rows["row"].unique(maintain_order=True).to_list()
-    panels = {value: f"gain in {VALUES[value]}", HIGH: "gain in high/ndcg@10", ALL: "NDCG@10 retained"}
+    panels = {value: f"gain in {VALUES[value]}", NDCG_HIGH: "gain in high/ndcg@10", NDCG_ALL: "NDCG@10 retained"}
     title = f"{title}: over the better of start and bc, with 95 % intervals"
     with _picture(name, (8.4, 1.1 + 0.19 * len(names)), digest(rows.to_dicts()), columns=3, title=title) as all_axes:
         for axes, (metric, label) in zip(all_axes, panels.items(), strict=True):
             own = {row["row"]: row for row in rows.filter(pl.col("metric") == metric).iter_rows(named=True)}
-            level = float(metric == ALL)  # of the better of start and bc, which has no row
+            level = float(metric == NDCG_ALL)  # of the better of start and bc, which has no row
             for height, method in enumerate(names):
                 mean, low, high = (own.get(method, {}).get(end, level) for end in ENDS)
                 axes.plot([low, high], [height, height], color=_colour(method), linewidth=1.4)

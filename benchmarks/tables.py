@@ -25,7 +25,7 @@ from typing import Any
 import polars as pl
 
 from benchmarks.lib import FOLDER
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH
 from recalign.files import write_text
 
 PROMISES = "trials-of-promises"
@@ -33,8 +33,8 @@ TABLE = re.compile(r"<!-- table (\{[^\n]*\}|trials-of-promises) -->\n.*?<!-- end
 RETAINED = "retained"
 METHODS = {
     RETAINED: "NDCG retained",
-    f"holm_best_baseline/{HIGH}": "high/ndcg@10",
-    f"holm_best_baseline/{VALUE}": "value",
+    f"holm_best_baseline/{NDCG_HIGH}": "high/ndcg@10",
+    f"holm_best_baseline/{JUDGE_VALUE}": "value",
     "holm_best_baseline/value/true@10": "true value",
 }
 """The share of the start's NDCG@10, and gains over the better of start and bc, their intervals corrected by Holm."""
@@ -111,7 +111,7 @@ def saved(table: Mapping[str, Any]) -> pl.DataFrame:
         return every.with_columns(row="log")
     rows = every.filter(pl.col("log") == table["log"]).unique(["row", "metric"], keep="first", maintain_order=True)
     if table["columns"] == "methods":
-        whole = rows.filter(pl.col("metric") == ALL)
+        whole = rows.filter(pl.col("metric") == NDCG_ALL)
         start = whole.filter(pl.col("row") == "start")["mean"].item()
         share = whole.with_columns(pl.col("mean") / start, metric=pl.lit(RETAINED), sd=None, ci_low=None, ci_high=None)
         rows = pl.concat([rows, share], how="vertical_relaxed")

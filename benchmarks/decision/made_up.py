@@ -17,10 +17,10 @@ import polars as pl
 from benchmarks.decision.worlds import CANDIDATES, CONTROLS, PLACEBOS, ROLES
 from recalign.data.sequences.audit import FOLLOWS, SEEN
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE, tabulate
-from recalign.evaluation.evaluated_runs import ALL_USERS, SPLITS, EvaluatedRun, with_rank_metrics
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, PLACEBO_FACTOR, tabulate
+from recalign.evaluation.evaluated_runs import ALL_USERS, EvaluatedRun, with_rank_metrics
 from recalign.evaluation.findings import CHANCE, COVERAGE
-from recalign.evaluation.methods import UNIT, USER_SPREAD
+from recalign.evaluation.methods import EVALUATION_SPLITS, UNIT, USER_SPREAD
 from recalign.evaluation.reranking import READS_REWARD_MODEL
 from recalign.evaluation.selection import SELECT
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
@@ -47,10 +47,10 @@ def made_up(seed: int) -> dict[str, Any]:
     runs = [
         EvaluatedRun(name, one, _summary(name), {split: frames[name] for split, frames in both.items()})
         for one in range(seeds)
-        for both in [{split: _events(value, keeps, hits, users, EVENTS[split], rng) for split in SPLITS}]
+        for both in [{split: _events(value, keeps, hits, users, EVENTS[split], rng) for split in EVALUATION_SPLITS}]
         for name in value
     ]
-    frame = tabulate(runs, ROLES, DRAWS, (ALL, ALL_USERS, SELECT, VALUE)).filter(seed="all")
+    frame = tabulate(runs, ROLES, DRAWS, (NDCG_ALL, ALL_USERS, SELECT, JUDGE_VALUE)).filter(seed="all")
     truth = {name: {"value": value[name], "ndcg": keeps[name]} for name in ("start", "bc", *CANDIDATES)}
     known = float(rng.choice((0.5, 0.58, 0.65, 0.7)))
     verdicts = ("strong", "moderate", "moderate", "weak", "no_signal", "not_measured")

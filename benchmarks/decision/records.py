@@ -16,23 +16,23 @@ from benchmarks.decision.worlds import PLACEBOS
 from benchmarks.lib import FOLDER
 from recalign.data.sequences.audit import FOLLOWS, SEEN
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.evaluation.comparison import ALL, HITS, SCHEMA, VALUE
+from recalign.evaluation.comparison import HITS, JUDGE_VALUE, NDCG_ALL, SCHEMA
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.findings import COVERAGE
 from recalign.evaluation.methods import EVALUATED, UNIT
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.roles import BEST, COUNTED_ROWS, REWARD_FREE, START
+from recalign.evaluation.roles import BEST, NON_LEARNED_BASELINES, REWARD_FREE, START
 from recalign.evaluation.selection import SELECT
 from recalign.files import atomic_write
 
 FILE = FOLDER / "decision/worlds.parquet"
-PLAIN = (ALL, ALL_USERS, VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)
-OTHERS = (BEST, *REWARD_FREE, *COUNTED_ROWS)
+PLAIN = (NDCG_ALL, ALL_USERS, JUDGE_VALUE, SELECT, HITS, EVALUATED, UNIT, COVERAGE, CORRELATION, READS_REWARD_MODEL)
+OTHERS = (BEST, *REWARD_FREE, *NON_LEARNED_BASELINES)
 PAIRED = (
-    *(f"diff_{other}/{metric}" for other in OTHERS for metric in (ALL, VALUE)),
-    f"diff_{START}/{ALL}",
+    *(f"diff_{other}/{metric}" for other in OTHERS for metric in (NDCG_ALL, JUDGE_VALUE)),
+    f"diff_{START}/{NDCG_ALL}",
     f"diff_{BEST}/{ALL_USERS}",
-    *(f"gain_minus_2x_{placebo}/{VALUE}" for placebo in PLACEBOS),
+    *(f"gain_minus_2x_{placebo}/{JUDGE_VALUE}" for placebo in PLACEBOS),
 )
 JSON = ("truth", "trust", "check")
 NUMBERS = ("value", "ci_low", "ci_high")

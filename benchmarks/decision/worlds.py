@@ -29,7 +29,7 @@ from recalign.evaluation.networks import load_truth
 from recalign.evaluation.reranking import RERANKING, RerankedRow, Reranking
 from recalign.evaluation.roles import UNTRAINED_RANKINGS, Roles
 from recalign.evaluation.rows import row_of
-from recalign.evaluation.value import SHOWN, mean_shown
+from recalign.evaluation.value import TOP_K, mean_shown
 from recalign.files import atomic_write, read_json
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
@@ -226,7 +226,7 @@ def truth_of(plan: Plan, seed: int) -> pl.DataFrame:
         for name, policy in policies.items():
             state = policy.encode(batch)
             ndcg_T = gain_ndcg(policy.ranks(state, batch.target_T, batch.seen_N), 10)
-            item_TK = policy.top_k(state, SHOWN, batch.seen_N)[1]
+            item_TK = policy.top_k(state, TOP_K, batch.seen_N)[1]
             value_T = mean_shown(truth_UV[user_T[:, None], (item_TK - 1).clamp(min=0)], item_TK)
             figures = {"ndcg": np.asarray(ndcg_T), "value": value_T.numpy()}
             found[name].append(pl.DataFrame({"user": user_T.numpy(), **figures}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recalign.evaluation.comparison import HIGH, PLACEBO_FACTOR, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_HIGH, PLACEBO_FACTOR
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.findings import placebo_flaw
@@ -55,15 +55,15 @@ def verdicts(table: ComparisonTable) -> list[Verdict]:
         "A-SFT is better than the better of start and bc, and than reward_weighted, on high/ndcg@10 and on "
         "value/judge@10, while it keeps 95 % of all_users/ndcg@10": [
             _kept(table),
-            *(check for metric in (HIGH, VALUE) for check in _gains(table, metric)),
+            *(check for metric in (NDCG_HIGH, JUDGE_VALUE) for check in _gains(table, metric)),
         ],
         "A-SFT has more value than popularity_tilt, and no method that keeps 95 % of all_users/ndcg@10 has a value "
         f"more than {MARGIN:.2f} standard deviations of the reward above A-SFT's": [
-            _against(table, "popularity_tilt", VALUE),
+            _against(table, "popularity_tilt", JUDGE_VALUE),
             _rival(table),
         ],
         "A-SFT beats rerank, and gains more than twice what each placebo does": [
-            *(_against(table, "rerank", metric) for metric in (HIGH, VALUE)),
+            *(_against(table, "rerank", metric) for metric in (NDCG_HIGH, JUDGE_VALUE)),
             *(_placebo(table, placebo) for placebo in table.roles.placebos_of("asft")),
         ],
         "in worlds where it should not win, A-SFT does not pretend to": [
@@ -134,11 +134,11 @@ def _rival(table: ComparisonTable) -> Check:
     """
     rivals = [
         m
-        for m in table.column(VALUE)
+        for m in table.column(JUDGE_VALUE)
         if "asft" not in (m, reranked_method(m)) and table.retained(m) >= MIN_NDCG_RETAINED
     ]
-    if not rivals or not table.get("asft", VALUE):
-        return Check(0, f"{VALUE}: asft or its rivals were not measured")
+    if not rivals or not table.get("asft", JUDGE_VALUE):
+        return Check(0, f"{JUDGE_VALUE}: asft or its rivals were not measured")
     sign, _, line = min((_behind(table, rival) for rival in rivals), key=lambda each: each[:2])
     seeds = min(table.shared_seeds("asft", rival) for rival in rivals)
     return Check(sign, f"{line}, the closest of {len(rivals)} others", seeds)
@@ -146,12 +146,12 @@ def _rival(table: ComparisonTable) -> Check:
 
 def _behind(table: ComparisonTable, rival: str) -> tuple[int, float, str]:
     """The sign of one comparison, how far A-SFT's interval lies above the margin, and the line."""
-    own, widened = (table.get(rival, f"{kind}_asft/{VALUE}") for kind in ("diff", "holm"))
-    if own is None or widened is None or not table.in_sd(f"diff_asft/{VALUE}"):  # the margin is in sd
-        return 0, float("-inf"), f"{VALUE}: {rival} was not compared with asft"
+    own, widened = (table.get(rival, f"{kind}_asft/{JUDGE_VALUE}") for kind in ("diff", "holm"))
+    if own is None or widened is None or not table.in_sd(f"diff_asft/{JUDGE_VALUE}"):  # the margin is in sd
+        return 0, float("-inf"), f"{JUDGE_VALUE}: {rival} was not compared with asft"
     own, widened = negated(own), negated(widened)
     sign = 1 if own.low > -MARGIN else -1 if widened.high < -MARGIN else 0
-    line = f"{VALUE}: {(own if sign > 0 else widened).sd} against {rival}; the margin is {-MARGIN:+.2f} sd"
+    line = f"{JUDGE_VALUE}: {(own if sign > 0 else widened).sd} against {rival}; the margin is {-MARGIN:+.2f} sd"
     return sign, own.low + MARGIN, line
 
 
@@ -159,6 +159,6 @@ def _placebo(table: ComparisonTable, placebo: str) -> Check:
     """By the rule of the decision: the gain is above `PLACEBO_FACTOR` times the placebo's, and the placebo is one."""
     flaw, beyond = placebo_flaw(table, placebo), table.gain_over_placebo("asft", placebo)
     if flaw or beyond is None:
-        return Check(0, f"{VALUE}: {placebo} {flaw or 'was not measured'}")
-    line = f"{VALUE}: asft's gain less {PLACEBO_FACTOR} times that of {placebo} is {beyond.sd}"
-    return Check(beyond.sign, line, table.shared_seeds(placebo, "asft", str(table.better_baseline(VALUE))))
+        return Check(0, f"{JUDGE_VALUE}: {placebo} {flaw or 'was not measured'}")
+    line = f"{JUDGE_VALUE}: asft's gain less {PLACEBO_FACTOR} times that of {placebo} is {beyond.sd}"
+    return Check(beyond.sign, line, table.shared_seeds(placebo, "asft", str(table.better_baseline(JUDGE_VALUE))))

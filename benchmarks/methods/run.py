@@ -26,7 +26,7 @@ from benchmarks.methods.claim import verdicts
 from recalign.cli import main as recalign
 from recalign.evaluation import chain_comparison
 from recalign.evaluation.chain_comparison import load_roles
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.roles import Roles
 from recalign.recommender.interpolation import ALPHAS
@@ -42,9 +42,9 @@ WORLDS: dict[str, dict[str, float]] = {
 POLICIES = {"hstu": "recommender", "onerec": "recommender-onerec"}
 KEPT, REACH = "policy/ndcg_retained", "policy/alpha"
 COLUMNS = {
-    ALL: ALL,
-    HIGH: HIGH,
-    VALUE: "judges' value",
+    NDCG_ALL: NDCG_ALL,
+    NDCG_HIGH: NDCG_HIGH,
+    JUDGE_VALUE: "judges' value",
     "value_at_popularity": "value at equal popularity",
     "value/true@10": "true value",
     "value/reward_model@10": "value by the training reward model",
@@ -57,7 +57,7 @@ COLUMNS = {
     KEPT: "kept on validation",
     f"{KEPT}_se": "its standard error",
 }
-COMPARED = (ALL, HIGH, VALUE, "value/true@10")
+COMPARED = (NDCG_ALL, NDCG_HIGH, JUDGE_VALUE, "value/true@10")
 DIFFERENCES = {
     "best_baseline": "Against the better of start and bc",
     "asft": "Less A-SFT's",

@@ -22,7 +22,7 @@ from benchmarks.lib import markdown, options, save, summary
 from recalign.cli import main as recalign
 from recalign.data.simulation import shop, simulate
 from recalign.evaluation import chain_comparison
-from recalign.evaluation.comparison import ALL, HIGH, SHOWN_AUC, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH, SHOWN_AUC
 
 UNTRAINED = ["start", "item_knn", "transitions", "popularity"]
 SHOWN_ROWS = [*UNTRAINED, "bc", "reward_weighted", "asft", "asft_permuted", "rerank", "rerank_permuted", "asft_rerank"]
@@ -30,15 +30,16 @@ SHOWN_ROWS += ["dpo", "wbc"]
 TIES_ROWS = [*UNTRAINED[:3], "bc", "asft"]
 WATCHED = "least(play_time_ms / nullif(duration_ms, 0), 2.0) - 0.2"  # as conf has it of what was shown
 COLUMNS = {
-    ALL: ALL,
-    HIGH: HIGH,
-    VALUE: "judges' value",
+    NDCG_ALL: NDCG_ALL,
+    NDCG_HIGH: NDCG_HIGH,
+    JUDGE_VALUE: "judges' value",
     "value/true@10": "true value",
     SHOWN_AUC: SHOWN_AUC,
     "shown/ndcg": "shown/ndcg",
     "policy/ndcg_retained": "kept on validation",
 }
-GAINS = {f"holm_best_baseline/{metric}": metric for metric in (ALL, HIGH, VALUE, "value/true@10", SHOWN_AUC)}
+COMPARED = (NDCG_ALL, NDCG_HIGH, JUDGE_VALUE, "value/true@10", SHOWN_AUC)
+GAINS = {f"holm_best_baseline/{metric}": metric for metric in COMPARED}
 SESSION = 1800  # seconds without an event after which a customer's next basket begins
 
 

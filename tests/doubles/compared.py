@@ -6,7 +6,7 @@ from recalign.data.sequences.audit import FOLLOWS, READING, SEEN
 from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.methods import MethodRun
-from recalign.evaluation.roles import COUNTED_ROWS, Roles
+from recalign.evaluation.roles import NON_LEARNED_BASELINES, Roles
 from recalign.evaluation.rows import row_of
 
 ROLES = Roles("mine", {"sham": "mine"})
@@ -47,11 +47,11 @@ def rows(values, kept=None, gains=None, over_tilt=None, beyond=None, seeds=("0",
             "diff_popularity_tilt": (over_tilt or {}).get(method, (0.05, 0.2)),
             "gain_minus_2x_sham": (beyond or {}).get(method, (0.05, 0.3)),
         }
-        differences |= dict.fromkeys((f"diff_{free}" for free in COUNTED_ROWS), (0.05, 0.2))
+        differences |= dict.fromkeys((f"diff_{free}" for free in NON_LEARNED_BASELINES), (0.05, 0.2))
         for name, (low, high) in differences.items():
             add(method, f"{name}/value/judge@10", (low + high) / 2, low, high)
         of_start = ("diff_best_baseline", "diff_start")
-        for name in (*of_start, *(f"diff_{free}" for free in COUNTED_ROWS)):
+        for name in (*of_start, *(f"diff_{free}" for free in NON_LEARNED_BASELINES)):
             loss = 0.1 * (share - 1) if name in of_start else 0.02
             for whose in ("all", "all_users"):
                 add(method, f"{name}/{whose}/ndcg@10", loss, loss - 0.003, loss + 0.003)

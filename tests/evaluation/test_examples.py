@@ -7,7 +7,7 @@ import torch
 
 from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.examples import examples
-from recalign.evaluation.value import Scorers, evaluate
+from recalign.evaluation.value import Scorers, evaluate_policies
 from recalign.recommender import RecommenderData
 
 
@@ -18,7 +18,7 @@ def data(log_root):
 
 def of_popular(data):
     start = SameForAll(-torch.arange(float(data.num_items)))
-    return evaluate({"start": start}, Scorers(start), data, "test", torch.device("cpu"))["start"]
+    return evaluate_policies({"start": start}, Scorers(start), data, "test", torch.device("cpu"))["start"]
 
 
 def test_the_first_users_are_shown_with_their_last_events(data):

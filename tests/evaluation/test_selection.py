@@ -8,7 +8,7 @@ import small
 import torch
 from compared import run_of
 
-from recalign.evaluation.comparison import ALL, HIGH
+from recalign.evaluation.comparison import NDCG_ALL, NDCG_HIGH
 from recalign.evaluation.selection import SELECT, choose, measured, validate
 from recalign.reward import RewardData
 
@@ -16,7 +16,7 @@ HOW = {"device": torch.device("cpu"), "code": "code"}
 
 
 def trial(share: float, value: float, high: float = 0.0, error: float = 0.0) -> dict[str, float]:
-    return {"policy/ndcg_retained": share, "policy/ndcg_retained_se": error, SELECT: value, HIGH: high}
+    return {"policy/ndcg_retained": share, "policy/ndcg_retained_se": error, SELECT: value, NDCG_HIGH: high}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_figures_are_means_over_their_own_events():
         {"rank": [1, 3, 0], "high": [False, True, True], "select_judge@10": [3.0, 4.0, 5.0], "kl": [0.0, 0.1, 0.2]}
     )
     assert measured(events) == pytest.approx(
-        {ALL: 0.5, HIGH: 0.25, SELECT: 4.0, "policy/kl": 0.1}  # NDCG of rank 3 is 1 / log2(4)
+        {NDCG_ALL: 0.5, NDCG_HIGH: 0.25, SELECT: 4.0, "policy/kl": 0.1}  # NDCG of rank 3 is 1 / log2(4)
     )
 
 

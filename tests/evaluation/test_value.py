@@ -18,7 +18,7 @@ from recalign.evaluation.counted_rows import SameForAll
 from recalign.evaluation.networks import load_truth
 from recalign.evaluation.reranking import ItemScores, Rerank
 from recalign.evaluation.selection import measured
-from recalign.evaluation.value import Scorers, evaluate
+from recalign.evaluation.value import Scorers, evaluate_policies
 from recalign.recommender import RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData
@@ -55,7 +55,7 @@ def test_ranks_leave_out_the_rest_of_a_set_for_all_users(tmp_path):
     made.sequences.group[:] = ["A", "B2", "A"]
     policy = SameForAll(-torch.arange(1.0, 13.0))
     scorers = Scorers(policy, {"judge@10": ItemScores(torch.arange(1.0, 13.0))}, torch.ones(3, 12))
-    own = evaluate({"it": policy}, scorers, made, "test", CPU)["it"]
+    own = evaluate_policies({"it": policy}, scorers, made, "test", CPU)["it"]
     assert own.filter(user=made.table.users.index_of(1))["rank"].to_list() == [1, 1]
     assert value.ranks_of_others({"it": policy}, made, "test", CPU)["it"]["rank"].to_list() == [1, 1]
 
@@ -66,7 +66,7 @@ def by_hand(data):
     policy = SameForAll(-torch.arange(1.0, 13.0))
     truth_UV = torch.arange(36.0).view(3, 12)
     scorers = Scorers(SameForAll(torch.zeros(12)), {"judge@10": ItemScores(torch.arange(1.0, 13.0))}, truth_UV)
-    return evaluate({"it": policy, "flat": scorers.start}, scorers, data, "test", CPU)
+    return evaluate_policies({"it": policy, "flat": scorers.start}, scorers, data, "test", CPU)
 
 
 SEEN = {1: set(range(1, 8)), 3: {*range(7, 13), 1, 2}}
@@ -108,8 +108,8 @@ def test_what_has_changed_is_the_share_of_what_the_start_shows_that_is_gone(data
     """Lists of two: users 1 and 3 have not met 8 to 12 and 3 to 6."""
     found = {"it": -torch.arange(1.0, 13.0), "other": torch.tensor([0.0, 0, 0, 0, 3, 2, 0, 1, 0, 3, 0, 0])}
     nets = {name: SameForAll(score_V) for name, score_V in found.items()}
-    with patch.object(value, "SHOWN", 2):
-        frames = evaluate(nets, Scorers(nets["other"]), data, "test", CPU)
+    with patch.object(value, "TOP_K", 2):
+        frames = evaluate_policies(nets, Scorers(nets["other"]), data, "test", CPU)
     assert [frames[name]["shown"].to_list() for name in found] == [[[8, 9], [3, 4]], [[10, 8], [5, 6]]]
     assert frames["it"]["changed@10"].to_list() == [0.5, 1.0]
     assert frames["other"]["changed@10"].to_list() == [0, 0]
@@ -130,7 +130,7 @@ def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
     start = SameForAll(torch.zeros(12))
     scorers = Scorers(start, {"judge@10": ItemScores(torch.arange(1.0, 13.0))}, torch.ones(3, 12))
     with pytest.warns(UserWarning, match="before 1 test events the user had met every item"):
-        frame = evaluate({"start": start}, scorers, data, "test", CPU)["start"]
+        frame = evaluate_policies({"start": start}, scorers, data, "test", CPU)["start"]
     for name in ("judge@10", "true@10", "true", "popularity@10"):
         assert frame[name].is_null().to_list() == [True, False]
     assert frame["kl"].to_list() == pytest.approx([0, 0], abs=1e-6)
@@ -141,7 +141,7 @@ def test_a_part_without_users_of_a_is_refused(data):
     data.sequences.group[:] = "B1"
     start = SameForAll(torch.zeros(12))
     with pytest.raises(InputError, match="no user of A has a test event"):
-        evaluate({"start": start}, Scorers(start), data, "test", CPU)
+        evaluate_policies({"start": start}, Scorers(start), data, "test", CPU)
 
 
 def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypatch):
@@ -151,9 +151,9 @@ def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypa
     tokens = small.coded(data.num_items)
     truth = torch.randn(data.sequences.num_users, data.num_items)
     scorers = Scorers(start, {"judge@10": load_net(rewarded, "reward").net}, truth)
-    whole = evaluate({"start": start, "tokens": tokens}, scorers, data, "test", CPU)
+    whole = evaluate_policies({"start": start, "tokens": tokens}, scorers, data, "test", CPU)
     monkeypatch.setattr("recalign.recommender.policy.ROWS", 7)
-    for name, frame in evaluate({"start": start, "tokens": tokens}, scorers, data, "test", CPU).items():
+    for name, frame in evaluate_policies({"start": start, "tokens": tokens}, scorers, data, "test", CPU).items():
         for column in ("kl", "changed@10", "entropy", "true", "true@10", "judge@10"):
             np.testing.assert_allclose(frame[column], whole[name][column], rtol=1e-4, atol=1e-5)
         assert frame["rank"].to_list() == whole[name]["rank"].to_list()
@@ -178,10 +178,11 @@ def test_policies_and_judges_work_on_the_device(log_root, cloned, rewarded, monk
     data = small.data_of(RewardData, log_root, "tastes")
     start, judge = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
     scorers = Scorers(start, {"judge@10": judge}, torch.rand(data.sequences.num_users, data.num_items))
-    here = evaluate({"start": start, "flat": SameForAll(torch.zeros(data.num_items))}, scorers, data, "test", CPU)
+    flat = SameForAll(torch.zeros(data.num_items))
+    here = evaluate_policies({"start": start, "flat": flat}, scorers, data, "test", CPU)
     gpu, moved = small.a_gpu(monkeypatch)
     flat = SameForAll(torch.zeros(data.num_items))
-    there = evaluate({"start": start, "flat": flat}, scorers, data, "test", gpu)
+    there = evaluate_policies({"start": start, "flat": flat}, scorers, data, "test", gpu)
     assert {start, judge, flat} <= set(moved[torch.nn.Module])
     assert len(moved[Batch]) == len(data.loader(data.windows("test", "A")))
     assert all(there[name].equals(here[name]) for name in here)
@@ -195,7 +196,7 @@ def test_each_network_reads_a_history_once(log_root, cloned, rewarded, monkeypat
         original = getattr(net, name)
         monkeypatch.setattr(net, name, lambda batch, of=original, name=name: (read.append(name), of(batch))[1])
     policies = {"start": start, "rerank": Rerank(start, reward, 1.0), "more": Rerank(start, reward, 2.0)}
-    frames = evaluate(policies, Scorers(start, {"judge@10": reward}), data, "test", CPU)
+    frames = evaluate_policies(policies, Scorers(start, {"judge@10": reward}), data, "test", CPU)
     batches = len(data.loader(data.windows("test", "A")))
     assert read.count("encode") == read.count("states") == batches
     assert frames["more"]["kl"].mean() > frames["start"]["kl"].mean()

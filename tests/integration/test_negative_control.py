@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from recalign.data.simulation import simulate, write
-from recalign.evaluation.comparison import VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.sources import Sources
 
@@ -30,7 +30,7 @@ def marked(folder: Path, seed: int) -> tuple[int, int]:
     assert said.code == 0, said.err
     sources = Sources.of(folder / "runs/tiny")
     table, trusting = sources.table(), ComparisonTable(sources.comparison, sources.roles)
-    return tuple(sum(one.mark(method, VALUE) != 0 for method in METHODS) for one in (table, trusting))  # type: ignore
+    return tuple(sum(one.mark(method, JUDGE_VALUE) != 0 for method in METHODS) for one in (table, trusting))  # type: ignore
 
 
 @pytest.mark.long

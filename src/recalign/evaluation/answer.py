@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from recalign.data.sequences.audit import MIN_GAIN_SD
-from recalign.evaluation.comparison import HIGH, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_HIGH
 from recalign.evaluation.comparison_table import ComparisonTable, Interval, figure
 from recalign.evaluation.decision import Candidate, Decision
 from recalign.evaluation.evaluated_runs import ALL_USERS
@@ -23,7 +23,7 @@ from recalign.evaluation.findings import (
     verdicts,
 )
 from recalign.evaluation.methods import USER_SPREAD
-from recalign.evaluation.roles import COUNTED_ROWS
+from recalign.evaluation.roles import NON_LEARNED_BASELINES
 from recalign.evaluation.rule import GAIN, RETAINED
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
@@ -69,10 +69,10 @@ def cards(
 
 def headline(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports], unit: str = "the reward") -> str:
     """Gain in the reward's own unit, loss of NDCG, and the judges' verdict; empty without a row whose gain is known."""
-    about, baseline = decision.about, test.better_baseline(VALUE)
+    about, baseline = decision.about, test.better_baseline(JUDGE_VALUE)
     if about is None or baseline is None or (gain := test.gain(about.policy)) is None:
         return ""
-    own, (base, now) = in_unit(test, gain), (test.column(VALUE)[row].value for row in (baseline, about.policy))
+    own, (base, now) = in_unit(test, gain), (test.column(JUDGE_VALUE)[row].value for row in (baseline, about.policy))
     digits = len(own.partition(".")[2])
     said = [f"{own} in {unit} ({base:.{digits}f} to {now:.{digits}f})"]
     if math.isfinite(kept := test.retained(about.policy)):
@@ -106,9 +106,9 @@ def _words(reports: Reports) -> str:
 
 def more_value(decision: Decision, test: ComparisonTable) -> str | None:
     """Why untrained rows with more value than the answer's row are no answer; None if there are none."""
-    if (about := decision.about) is None or about.policy not in (values := test.column(VALUE)):
+    if (about := decision.about) is None or about.policy not in (values := test.column(JUDGE_VALUE)):
         return None
-    others = [row for row in COUNTED_ROWS if row in values and values[row].value > values[about.policy].value]
+    others = [row for row in NON_LEARNED_BASELINES if row in values and values[row].value > values[about.policy].value]
     if not (kept := {row: share for row in others if math.isfinite(share := test.retained(row))}):
         return None
     return (
@@ -167,7 +167,7 @@ def limits(trust: Mapping[str, Reports]) -> str | None:
 
 
 def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool, unit: str) -> Iterator[Card]:
-    policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(VALUE)
+    policy, gain, baseline = candidate.policy, test.gain(candidate.policy), test.better_baseline(JUDGE_VALUE)
     assert baseline is not None
     if gain is not None:
         sign = int(candidate.gains) - int(gain.high < 0) if believed else 0  # grey where judges may be guessing
@@ -175,8 +175,8 @@ def _of_candidate(test: ComparisonTable, candidate: Candidate, believed: bool, u
             f"in {unit}, over {baseline}: what independent judges expect of the ten items shown. That is {gain.sd} "
             "(sd: standard deviation of the reward)."
         )
-        if (high := test.get(policy, f"diff_best_baseline/{HIGH}")) and high.known:
-            text += f" {HIGH}, the ranking of what got a high reward: {high}."
+        if (high := test.get(policy, f"diff_best_baseline/{NDCG_HIGH}")) and high.known:
+            text += f" {NDCG_HIGH}, the ranking of what got a high reward: {high}."
         yield Card("What does it gain?", in_unit(test, gain), text, sign)
     text = f"of the ranking ({ALL_USERS}) of {test.better_baseline(ALL_USERS)}"
     if (change := test.get(policy, f"diff_best_baseline/{ALL_USERS}")) and change.known:

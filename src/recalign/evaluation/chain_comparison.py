@@ -15,8 +15,8 @@ from recalign import artifacts, seals
 from recalign.data.events.log import WORLDS
 from recalign.errors import InputError
 from recalign.evaluation.comparison import SCHEMA, tabulate
-from recalign.evaluation.evaluated_runs import SPLITS, EvaluatedRun
-from recalign.evaluation.methods import JUDGED, UNIT
+from recalign.evaluation.evaluated_runs import EvaluatedRun
+from recalign.evaluation.methods import EVALUATION_SPLITS, JUDGED, UNIT
 from recalign.evaluation.roles import Roles
 from recalign.files import read_json, sha256, write_json, write_text
 from recalign.seals import code_digest
@@ -131,7 +131,7 @@ def load_runs(chain_folder: Path, methods: Collection[str] | None, seeds: Collec
         remedy = "let `recalign chain` finish at least one method"
         raise InputError(f"no method in this folder has been evaluated{why}", where=str(chain_folder), remedy=remedy)
     require_comparable(runs)
-    for split in SPLITS:
+    for split in EVALUATION_SPLITS:
         align(runs, split)
     return runs
 

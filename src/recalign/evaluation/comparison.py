@@ -10,7 +10,7 @@ event:
 
 Two kinds of difference serve the decision alone, without Holm's correction: a row's gain in value minus
 `PLACEBO_FACTOR` times the gain of each of its placebos (``gain_minus_2x_<placebo>/<metric>``), and a row's ranking and
-value minus those of untrained rows (`COUNTED_ROWS`, such as popularity).
+value minus those of `NON_LEARNED_BASELINES`, such as popularity.
 
 ``best_baseline`` is the baseline with the highest mean of the metric over its seeds, in that split. A row with
 ``seed=all`` is the mean over seeds with a 95 % interval over users and seeds (nan for a single user; for plain numbers
@@ -31,10 +31,11 @@ from rich.console import Console
 from rich.progress import track
 
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
-from recalign.evaluation.evaluated_runs import ALL_USERS, GAPS, RANKS, SPLITS, EvaluatedRun
-from recalign.evaluation.roles import BEST, COUNTED_ROWS, Roles
+from recalign.evaluation.evaluated_runs import ALL_USERS, GAPS, RANKS, EvaluatedRun
+from recalign.evaluation.methods import EVALUATION_SPLITS
+from recalign.evaluation.roles import BEST, NON_LEARNED_BASELINES, Roles
 
-ALL, HIGH, VALUE, SHOWN_AUC = "all/ndcg@10", "high/ndcg@10", "value/judge@10", "shown/auc"
+NDCG_ALL, NDCG_HIGH, JUDGE_VALUE, SHOWN_AUC = "all/ndcg@10", "high/ndcg@10", "value/judge@10", "shown/auc"
 PLACEBO_FACTOR = 2
 """A gain has to exceed a placebo's gain times this factor."""
 HITS = "all_users/hits@10"
@@ -70,7 +71,7 @@ def tabulate(
     runs: Sequence[EvaluatedRun], roles: Roles, draws: int = 2000, metrics: Iterable[str] = METRICS
 ) -> pl.DataFrame:
     """The rows of `comparison.csv` of runs that were measured on the same events, grouped by split and metric."""
-    splits = [split for split in SPLITS if any(split in run.splits for run in runs)]
+    splits = [split for split in EVALUATION_SPLITS if any(split in run.splits for run in runs)]
     tables = [SplitTable(runs, split, roles, draws) for split in splits]
     measured = [(table, metric) for table in tables for metric in metrics]
     console = Console(stderr=True)
@@ -136,8 +137,8 @@ class SplitTable:
         pairs: list[tuple[str, Iterable[str]]] = []
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
             pairs += [(reference, events) for reference in roles.compared_with()]
-        if metric in (ALL, VALUE):
-            pairs += [(other, candidates) for other in COUNTED_ROWS]
+        if metric in (NDCG_ALL, JUDGE_VALUE):
+            pairs += [(other, candidates) for other in NON_LEARNED_BASELINES]
         means = {
             method: float(np.mean([value_E.mean() for value_E in by_seed.values()]))
             for method, by_seed in events.items()
@@ -152,7 +153,7 @@ class SplitTable:
                 if paired and method != against:
                     yield (f"diff_{reference}", method), paired
         base = events.get(str(best), {})
-        for method in candidates if metric == VALUE else ():
+        for method in candidates if metric == JUDGE_VALUE else ():
             for placebo in roles.placebos_of(method):
                 sham, own = events.get(placebo, {}), events[method]
                 seeds = sorted(own.keys() & sham.keys() & base.keys())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from recalign.evaluation.comparison import VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.methods import EVALUATED, UNIT
 from recalign.evaluation.networks import JUDGE_UNIT, TESTED
@@ -147,11 +147,11 @@ class ComparisonTable:
 
     def gain(self, method: str, over: str = BEST) -> Interval | None:
         """A method's value less a reference's, in standard deviations of the reward; None where it is unknown."""
-        return self._known(method, f"diff_{over}/{VALUE}")
+        return self._known(method, f"diff_{over}/{JUDGE_VALUE}")
 
     def gain_over_placebo(self, method: str, placebo: str) -> Interval | None:
         """A method's gain less `PLACEBO_FACTOR` times a placebo's, in the same unit; None where it is unknown."""
-        return self._known(method, f"gain_minus_2x_{placebo}/{VALUE}")
+        return self._known(method, f"gain_minus_2x_{placebo}/{JUDGE_VALUE}")
 
     def in_sd(self, metric: str) -> bool:
         """Whether a metric is read in standard deviations of the reward."""

@@ -50,9 +50,9 @@ def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:
     return torch.from_numpy(count_V + 0.5).log()
 
 
-COUNTED = {
+NON_PERSONALISED = {
     "popularity": TableRow(lambda data: SameForAll(log_counts(data.sequences))),
     "popularity_high": TableRow(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
     "item_mean": TableRow(lambda data: SameForAll(torch.from_numpy(data.moments().item_mean_V) / data.moments().sd)),
 }
-"""Rows that are counted from the log, by name; `item_mean`: shrunk mean rewards, in standard deviations."""
+"""Rows that rank items the same for everybody, by name; `item_mean`: shrunk mean rewards, in standard deviations."""

@@ -12,7 +12,7 @@ import polars as pl
 from recalign.data.events.audit import OFTEN
 from recalign.data.events.division import LEAST
 from recalign.evaluation import findings
-from recalign.evaluation.comparison import ALL, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.findings import Finding, Reports
 from recalign.evaluation.roles import START, UNTRAINED_RANKINGS
@@ -27,10 +27,10 @@ MAX_CANDIDATES, MAX_REMEDIES = 3, 3
 NUMBERS = ("value", "low", "high", "bound", "confidence", "limit")
 FRAME = {name: pl.Float64 if name in NUMBERS else pl.String for name in ("row", "test", "other", *NUMBERS, "outcome")}
 CONDITIONS = (
-    f"On validation, {START} ranks at least as well as {' and '.join(UNTRAINED_RANKINGS)} ({ALL}), which take no "
+    f"On validation, {START} ranks at least as well as {' and '.join(UNTRAINED_RANKINGS)} ({NDCG_ALL}), which take no "
     "training; on the test it is not reliably below them. Else train a better start first, whatever the tests say.",
-    f"A candidate keeps {MIN_NDCG_RETAINED:.0%} of the better baseline's {ALL} on validation. Baselines and placebos "
-    "are no candidates, nor are policies that use no reward or show everybody the same.",
+    f"A candidate keeps {MIN_NDCG_RETAINED:.0%} of the better baseline's {NDCG_ALL} on validation. Baselines and "
+    "placebos are no candidates, nor are policies that use no reward or show everybody the same.",
     f"At most {MAX_CANDIDATES} candidates are tried: first those with a placebo, by their value under the selection "
     "judges. The first that passes every test is the answer.",
     "Controls and placebos were run with as many seeds as the candidate. A placebo's rewards correlate with the true "
@@ -211,7 +211,7 @@ def decide(
     if not test.roles.candidates(test.methods):
         return None
     unknown = list(findings.unmeasured(test))
-    if not test.better_baseline(VALUE) or not 0 < test.unit < math.inf:
+    if not test.better_baseline(JUDGE_VALUE) or not 0 < test.unit < math.inf:
         return Decision([], unknown)
     judges = trust.get("judge_report", {})
     guessing, repeated = list(findings.uninformative_judges(judges, len(test.seeds))), list(findings.repeated(check))
@@ -265,7 +265,7 @@ def no_candidate(validation: ComparisonTable) -> Finding:
     rows = validation.roles.candidates(validation.methods)
     if not rows or not all(validation.retained(row) < MIN_NDCG_RETAINED for row in rows):
         return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
-    of_baseline = f"of the ranking of {validation.better_baseline(ALL)} ({ALL}) on validation"
+    of_baseline = f"of the ranking of {validation.better_baseline(NDCG_ALL)} ({NDCG_ALL}) on validation"
     text = f"No method keeps {MIN_NDCG_RETAINED:.0%} {of_baseline}"
     if few := next(findings.few_hits(validation), None):
         return replace(few, text=f"{text}, and {few.text}")

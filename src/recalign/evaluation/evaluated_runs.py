@@ -7,15 +7,15 @@ from pathlib import Path
 
 import polars as pl
 
-from recalign.evaluation.methods import JUDGED
+from recalign.evaluation.methods import EVALUATION_SPLITS, JUDGED
 from recalign.files import read_json
 from recalign.recommender.rank_metrics import gain_ndcg, hit, reciprocal
 
-SPLITS = ("test", "validation")
 RANKS = {"hr@10": lambda rank: hit(rank, 10), "ndcg@10": lambda rank: gain_ndcg(rank, 10), "mrr": reciprocal}
 ALL_USERS = "all_users/ndcg@10"
 """NDCG@10 of users A and B, the basis of NDCG retained. Values are measured on users A alone."""
-GAPS = ("gap/judge@10", "gap/true@10")
+GAP_TO_JUDGES = "gap/judge@10"
+GAPS = (GAP_TO_JUDGES, "gap/true@10")
 """The training reward model's value minus the judges' or the true one. Models differ in level, so only the difference
 to `start` tells how far a method has over-optimised."""
 
@@ -33,11 +33,13 @@ class EvaluatedRun:
     def read(cls, method: str, seed: int, folder: Path) -> EvaluatedRun:
         """Read the folder of an evaluation. Judges with a reward of their own have no gap to the reward model."""
         summary, splits = read_json(folder / "summary.json"), {}
-        for split in SPLITS:
+        for split in EVALUATION_SPLITS:
             if (path := folder / f"{split}.parquet").is_file():
                 frame = with_rank_metrics(pl.read_parquet(path, glob=False).sort("user", "event"))
-                for gap in GAPS[JUDGED in summary :]:
-                    if {"reward_model@10", other := gap.removeprefix("gap/")} <= set(frame.columns):
+                for gap in GAPS:
+                    other = gap.removeprefix("gap/")
+                    comparable = JUDGED not in summary or gap != GAP_TO_JUDGES
+                    if comparable and {"reward_model@10", other} <= set(frame.columns):
                         frame = frame.with_columns((pl.col("reward_model@10") - pl.col(other)).alias(gap))
                 if "tail" in frame.columns:
                     frame = frame.with_columns(tail_high=pl.col("tail") & pl.col("high"))

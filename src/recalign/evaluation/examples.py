@@ -12,7 +12,7 @@ from recalign.data.events import data_root, read_titles
 from recalign.data.sequences import EventDataModule
 
 FILE = "examples.json"
-USERS, HISTORY, SHOWN = 5, 5, 5  # users, events of a history, items shown
+USERS, HISTORY_EVENTS, SHOWN_ITEMS = 5, 5, 5  # of a user: the last events, and the first items shown
 
 
 def of_methods(nets: Any, policies: Any, events: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def of_methods(nets: Any, policies: Any, events: Mapping[str, pl.DataFrame]) -> 
 
 
 def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]:
-    """The first users with a test event, each at their first one, from a method's frame by `value.evaluate`.
+    """The first users with a test event, each at their first one, from a method's frame by `value.evaluate_policies`.
 
     Returns:
         For each: ``user``, the raw id as text; ``history``, the last events before it, each with ``title`` and
@@ -35,9 +35,9 @@ def examples(frame: pl.DataFrame, data: EventDataModule) -> list[dict[str, Any]]
         end = begin + int(sequences.frame["known_before"][event])
         history = [
             {"title": titles[sequences.item[at] - 1], "reward": None if math.isnan(reward) else round(reward, 4)}
-            for at in range(max(begin, end - HISTORY), end)
+            for at in range(max(begin, end - HISTORY_EVENTS), end)
             for reward in [float(sequences.reward[at])]
         ]
-        own = [titles[item - 1] for item in shown[:SHOWN] if item]
+        own = [titles[item - 1] for item in shown[:SHOWN_ITEMS] if item]
         found.append({"user": str(sequences.users[user]), "history": history, "shown": own})
     return found

@@ -17,12 +17,12 @@ from recalign.data.events.audit import OFTEN
 from recalign.data.events.division import LEAST
 from recalign.data.sequences.audit import BASKETS, FOLLOWS, READING, SEEN, refused
 from recalign.data.sequences.placebo import CORRELATION
-from recalign.evaluation.comparison import ALL, HITS, SHOWN_AUC, VALUE
+from recalign.evaluation.comparison import HITS, JUDGE_VALUE, NDCG_ALL, SHOWN_AUC
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.methods import EVALUATED
 from recalign.evaluation.reranking import READS_REWARD_MODEL
-from recalign.evaluation.roles import COUNTED_ROWS, REWARD_FREE, START, UNTRAINED_RANKINGS
+from recalign.evaluation.roles import NON_LEARNED_BASELINES, REWARD_FREE, START, UNTRAINED_RANKINGS
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
 Reports = Mapping[str, dict[str, Any]]
@@ -93,7 +93,7 @@ def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
     elif met > OFTEN:
         text = f"In {met:.1%} of the test events the user had met the item before. They are ranked, but lists"
         remedy = "Set data.log.collapse: true, which makes one event of a user's events on an item."
-        yield Finding(0, f"{text} leave such items out, so {ALL} says little of what is served.", remedy)
+        yield Finding(0, f"{text} leave such items out, so {NDCG_ALL} says little of what is served.", remedy)
 
 
 def baskets(check: Mapping[str, Any]) -> Finding | None:
@@ -115,11 +115,11 @@ def weak_start(test: ComparisonTable, validation: ComparisonTable) -> Finding | 
 
     Validation counts by its point estimate. Training a better start would then gain more than alignment.
     """
-    own, below = validation.column(ALL), []
+    own, below = validation.column(NDCG_ALL), []
     for row in UNTRAINED_RANKINGS:
-        more = test.get(row, f"diff_{START}/{ALL}")
+        more = test.get(row, f"diff_{START}/{NDCG_ALL}")
         if START in own and row in own and own[START].value < own[row].value:
-            below.append(f"{row} on validation ({ALL} {own[START].value:.4f} beside {own[row].value:.4f})")
+            below.append(f"{row} on validation ({NDCG_ALL} {own[START].value:.4f} beside {own[row].value:.4f})")
         if more is not None and more.low > 0:
             below.append(f"{row} on the test ({row} has {more} more)")
     remedy = (
@@ -152,15 +152,15 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
 
 def no_better_than_untrained(test: ComparisonTable) -> str | None:
     """A caveat if `START` ranks no better, by point estimate, than an untrained row; None if it ranks better."""
-    own = test.column(ALL)
+    own = test.column(NDCG_ALL)
     if START not in own or own[START].value == 0:  # `unmeasured` and `start` say so
         return None
-    ahead = [row for row in COUNTED_ROWS if row in own and own[row].value >= own[START].value]
+    ahead = [row for row in NON_LEARNED_BASELINES if row in own and own[row].value >= own[START].value]
     if not ahead:
         return None
     best = max(ahead, key=lambda name: own[name].value)
     return (
-        f"{START} ranks no better than {best}, which takes no training ({ALL} {own[START].value:.4f} beside "
+        f"{START} ranks no better than {best}, which takes no training ({NDCG_ALL} {own[START].value:.4f} beside "
         f"{own[best].value:.4f}): to train it better, or longer, may gain more than alignment does."
     )
 
@@ -197,11 +197,11 @@ def unmeasured(test: ComparisonTable) -> Iterator[Finding]:
         yield Finding(0, "The rewards do not vary, so no gain can be judged.", "Choose another data.reward.")
     elif not math.isfinite(test.unit):
         yield Finding(0, "The spread of the rewards is not known, so no gain can be judged.", "Evaluate again.")
-    wanted = dict.fromkeys([*test.roles.baselines, *REWARD_FREE, *COUNTED_ROWS])
+    wanted = dict.fromkeys([*test.roles.baselines, *REWARD_FREE, *NON_LEARNED_BASELINES])
     if missing := ", ".join(name for name in wanted if name not in test.methods):
         yield Finding(0, f"Controls that were not run: {missing}.", f"Add to methods: {missing}.")
-    cells = {name: [test.get(name, metric) for metric in (ALL, VALUE)] for name in wanted if name in test.methods}
-    if unknown := [name for name, own in cells.items() if not all(cell and cell.known for cell in own)]:
+    cells = {row: (test.get(row, NDCG_ALL), test.get(row, JUDGE_VALUE)) for row in wanted if row in test.methods}
+    if unknown := [row for row, pair in cells.items() if not all(cell and cell.known for cell in pair)]:
         yield Finding(0, f"Controls that were not measured: {', '.join(unknown)}.", "Evaluate again.")
 
 
@@ -250,7 +250,7 @@ def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
 def fewer_seeds(test: ComparisonTable, row: str) -> Iterator[Finding]:
     """Rows that share only some of a row's seeds: the missing seeds could change the comparison."""
     roles, own = test.roles, test.shared_seeds(row)
-    others = [*roles.baselines, *REWARD_FREE, *COUNTED_ROWS, *roles.placebos_of(row)]
+    others = [*roles.baselines, *REWARD_FREE, *NON_LEARNED_BASELINES, *roles.placebos_of(row)]
     shared = {other: test.shared_seeds(row, other) for other in others if other in test.methods}
     if fewer := [f"{other} ({count})" for other, count in shared.items() if count < own]:
         text = f"Run with fewer seeds than the {own} of {row}: {', '.join(fewer)}."

@@ -13,7 +13,7 @@ import torch
 
 from recalign.data.sequences.store import SplitName
 from recalign.evaluation.counted_rows import TableRow
-from recalign.evaluation.value import Scorers, evaluate, ranks_of_others, user_mean_rewards
+from recalign.evaluation.value import Scorers, evaluate_policies, ranks_of_others, user_mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.cloning import CLONED
 from recalign.recommender.policy import Policy
@@ -25,7 +25,7 @@ UNIT = "reward/sd"
 """Standard deviation of the training rewards of users A."""
 USER_SPREAD = "reward/user_sd"
 """Standard deviation, over users A, of each user's mean reward in the test."""
-SPLITS: tuple[SplitName, ...] = ("validation", "test")
+EVALUATION_SPLITS: tuple[SplitName, ...] = ("test", "validation")
 EVALUATED = "users/evaluated"
 JUDGED = "judged"
 """Key in a summary: the judges' reward, if it is not the chain's."""
@@ -65,7 +65,7 @@ class Evaluation:
     """What was measured of a method.
 
     Attributes:
-        events: a row per event (`value.evaluate`), by split of the log.
+        events: a row per event (`value.evaluate_policies`), by split of the log.
         summary: plain values by name, metrics among them.
         files: contents of further JSON files, by file name.
     """
@@ -117,8 +117,8 @@ class Networks:
         return run.row.counted(self.data) if run.row.counted else self.start
 
     def evaluated(self, policies: Mapping[str, Policy], split: SplitName) -> dict[str, pl.DataFrame]:
-        """The events of a split under each policy (`evaluate`)."""
-        return evaluate(policies, self.scorers, self.data, split, self.device)
+        """The events of a split under each policy (`evaluate_policies`)."""
+        return evaluate_policies(policies, self.scorers, self.data, split, self.device)
 
     def reward_sds(self) -> dict[str, Any]:
         """Standard deviations of rewards: the units in which differences in value are read."""
@@ -148,7 +148,7 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
     """
     policies = {run: nets.policy(run) for run in runs}
     named = {run.method: policy for run, policy in policies.items()}
-    events = {split: nets.evaluated(named, split) for split in SPLITS}
+    events = {split: nets.evaluated(named, split) for split in EVALUATION_SPLITS}
     others = {} if nets.data.sample else ranks_of_others(named, nets.data, "test", nets.device)
     more = [measure(nets, policies, events["test"]) for measure in measures]
     sds, found = nets.reward_sds(), []

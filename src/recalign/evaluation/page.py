@@ -14,7 +14,7 @@ from markupsafe import Markup
 from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation import findings, plots
 from recalign.evaluation.answer import REASONS, ab_test, cards, caveats, heading, headline, more_value, told
-from recalign.evaluation.comparison import ALL, HIGH, SHOWN_AUC, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH, SHOWN_AUC
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
 from recalign.evaluation.names import names
@@ -24,20 +24,20 @@ from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 from recalign.reward.trust.measures import FIGURES
 
 MAIN = (
-    *(ALL, HIGH, "high_users/ndcg@10", VALUE, "value/reward_model@10", "value/true@10"),
+    *(NDCG_ALL, NDCG_HIGH, "high_users/ndcg@10", JUDGE_VALUE, "value/reward_model@10", "value/true@10"),
     *(SHOWN_AUC, "value/true", "policy/kl", "policy/changed@10", "policy/coverage@10", "policy/popularity@10"),
     *("tail/high/ndcg@10", "tail/value/judge@10", "cost/seconds"),
 )
-CORE = (ALL, HIGH, VALUE, "value/reward_model@10", "value/true@10", "policy/kl")
+CORE = (NDCG_ALL, NDCG_HIGH, JUDGE_VALUE, "value/reward_model@10", "value/true@10", "policy/kl")
 """Columns that are always shown: they fit on a screen."""
 MEANINGS = {
-    ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, other items that the user had met left "
-    "out. Imitating the log is rewarded here, its habits and trends included.",
-    HIGH: "The same on the events that turned out well (a high reward). It selects on the outcome, so read it beside "
-    "the others.",
+    NDCG_ALL: "NDCG@10 of the item that was really chosen, over the full catalogue, other items that the user had met "
+    "left out. Imitating the log is rewarded here, its habits and trends included.",
+    NDCG_HIGH: "The same on the events that turned out well (a high reward). It selects on the outcome, so read it "
+    "beside the others.",
     "high_users/ndcg@10": "The same on users whose mean reward in the test window is above the median.",
-    VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from other "
-    "users than the methods did.",
+    JUDGE_VALUE: "Mean reward that independent judges expect of the ten unseen items shown. The judges learned from "
+    "other users than the methods did.",
     "value/reward_model@10": "The same under the reward model that methods trained with: what they were told to like.",
     "gap/judge@10": "value/reward_model@10 less value/judge@10, event by event. Levels of raters are in it; what a "
     "method adds to the gap of start is over-optimisation.",
@@ -109,21 +109,21 @@ def write_page(folder: Path, sources: Sources) -> Path:
 
 def plot_sections(table: ComparisonTable) -> Iterator[Section]:
     """The sections of the comparison that have plots."""
-    baseline = table.better_baseline(ALL)
-    shade = plots.below(MIN_NDCG_RETAINED * table.column(ALL)[baseline].value) if baseline else lambda axes: None
+    baseline = table.better_baseline(NDCG_ALL)
+    shade = plots.below(MIN_NDCG_RETAINED * table.column(NDCG_ALL)[baseline].value) if baseline else lambda axes: None
     promised, judged, true = (f"diff_start/value/{name}" for name in ("reward_model@10", "judge@10", "true@10"))
     sections: dict[str, tuple[Any, ...]] = {
         "Who gains": (
             "Difference to the better baseline. Thick: 95 % interval. Thin: widened by Holm, for as many methods as "
             "are compared. Left of zero is a loss.",
-            plots.forest(table, HIGH),
-            plots.forest(table, VALUE),
+            plots.forest(table, NDCG_HIGH),
+            plots.forest(table, JUDGE_VALUE),
         ),
         "What it costs": (
             "Up is better value. First against imitation: in the shade more than 5 % of the ranking is lost. Then "
             "against the distance from the start. Placebos are pale and have no name.",
-            plots.scatter(table, ALL, VALUE, "value and imitation", shade),
-            plots.scatter(table, "policy/kl", VALUE, "value and distance", log=True),
+            plots.scatter(table, NDCG_ALL, JUDGE_VALUE, "value and imitation", shade),
+            plots.scatter(table, "policy/kl", JUDGE_VALUE, "value and distance", log=True),
         ),
         "Does the reward model fool anybody?": (
             "Gain over start under the training reward model, and under who did not train with it. Below the dashed "

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
-from recalign.evaluation.roles import COUNTED_ROWS, Roles
+from recalign.evaluation.roles import NON_LEARNED_BASELINES, Roles
 from recalign.evaluation.rows import UNTRAINED
 
 VARIABLES = ("ink", "soft", "line", "card", "accent", "baseline", "plain", "placebo", "shade")
@@ -52,7 +52,7 @@ STYLE: Any = {
 def forest(table: ComparisonTable, metric: str) -> Markup | None:
     """Each method's difference to the better baseline: 95 % interval, and a thin line for Holm's wider one.
 
-    `COUNTED_ROWS` may be far off and do not set the axis range: their figure is then written at the edge.
+    `NON_LEARNED_BASELINES` may be far off and do not set the axis range: their figure is then written at the edge.
     """
     differences = _finite(table, f"diff_best_baseline/{metric}")
     if not differences:
@@ -60,7 +60,7 @@ def forest(table: ComparisonTable, metric: str) -> Markup | None:
     rows = list(reversed(differences))
 
     def draw(figure: Figure, axes: Axes) -> None:
-        inside = [differences[row] for row in rows if row not in COUNTED_ROWS] or list(differences.values())
+        inside = [differences[row] for row in rows if row not in NON_LEARNED_BASELINES] or list(differences.values())
         low, high = min(0, *(cell.low for cell in inside)), max(0, *(cell.high for cell in inside))
         margin = 0.12 * (high - low) or 1.0
         left, right = low - margin, high + margin
@@ -93,13 +93,13 @@ def scatter(
     decorate: Callable[[Axes], None] = lambda axes: None,
     log: bool = False,
 ) -> Markup | None:
-    """Methods by the metrics x and y, with both intervals; `COUNTED_ROWS` are too far off to draw.
+    """Methods by the metrics x and y, with both intervals; `NON_LEARNED_BASELINES` are too far off to draw.
 
     Placebos have a colour and no name. ``decorate`` draws what lies behind the points; ``log`` makes x logarithmic from
     0.1 on (a KL spans decades).
     """
     across, up = _finite(table, x), _finite(table, y)
-    shown = [method for method in across if method in up and method not in COUNTED_ROWS]
+    shown = [method for method in across if method in up and method not in NON_LEARNED_BASELINES]
     points = {method: (across[method], up[method]) for method in shown}
     if len(points) < 2:
         return None

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from recalign.errors import require_positive
 from recalign.evaluation.answer import REASONS, heading, limits
 from recalign.evaluation.chain_comparison import FILE, RunsComparison
-from recalign.evaluation.comparison import ALL, HIGH, SHOWN_AUC, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH, SHOWN_AUC
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import Decision
 from recalign.evaluation.findings import Reports
@@ -72,7 +72,9 @@ def reasons(decision: Decision, trust: Mapping[str, Reports], more: str = "see t
 def terminal_table(cells: ComparisonTable) -> Table:
     """The table that ends a chain: a row a method; the report has all figures."""
     roles = cells.roles
-    columns = [ALL, HIGH, VALUE, TRUE if TRUE in cells.metrics else "policy/kl", *({SHOWN_AUC} & cells.metrics)]
+    columns = [NDCG_ALL, NDCG_HIGH, JUDGE_VALUE, TRUE if TRUE in cells.metrics else "policy/kl"]
+    if SHOWN_AUC in cells.metrics:
+        columns.append(SHOWN_AUC)
     seeds = f"mean of {len(cells.seeds)} seed{'s' * (len(cells.seeds) != 1)}"
     ran = [baseline for baseline in roles.baselines if baseline in cells.methods]
     heads = [metric.removeprefix("value/").removeprefix("policy/") for metric in columns]
@@ -90,7 +92,7 @@ def terminal_table(cells: ComparisonTable) -> Table:
         for metric in columns:
             cell = cells.get(method, metric)
             text = figure(metric, cell.value) if cell else "–"
-            if cell and metric in (ALL, HIGH, VALUE, SHOWN_AUC):
+            if cell and metric in (NDCG_ALL, NDCG_HIGH, JUDGE_VALUE, SHOWN_AUC):
                 text += f" ±{figure(metric, (cell.high - cell.low) / 2)} {MARKS[cells.mark(method, metric)]}"
             row.append(text)
         table.add_row(escape(method), *row, style="bold" if method == roles.highlight else None)

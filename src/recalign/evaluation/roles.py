@@ -1,4 +1,7 @@
-"""Roles of a comparison's rows. A chain's YAML gives them; nothing in this package knows a method by name."""
+"""Roles of a comparison's rows.
+
+A chain's YAML names the trained methods and their roles. Built-in baselines are named here, and built in `rows`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ REWARD_FREE = ("popularity_tilt",)
 """Rows that read no reward. A shipped row needs more value than these; every row is compared with them."""
 UNTRAINED_RANKINGS = ("item_knn", "transitions")
 """Untrained rows that rank by the history: a start that is worth aligning ranks no worse."""
-COUNTED_ROWS = ("popularity", "popularity_high", "item_mean", *UNTRAINED_RANKINGS)
-"""Untrained rows, counted from the log. A shipped row has to rank better than each, or have more value."""
+NON_LEARNED_BASELINES = ("popularity", "popularity_high", "item_mean", *UNTRAINED_RANKINGS)
+"""Rows that are counted from the log. A shipped row has to rank better than each, or have more value."""
 
 
 def reranked_method(row: str) -> str | None:
@@ -42,7 +45,7 @@ class Roles:
 
     def candidates(self, rows: Iterable[str]) -> list[str]:
         """Rows that may be shipped: all but baselines, placebos, reward-free rows and rows without training."""
-        others = {*self.baselines, *self.placebos, *REWARD_FREE, *COUNTED_ROWS, WITHOUT_MEMORY}
+        others = {*self.baselines, *self.placebos, *REWARD_FREE, *NON_LEARNED_BASELINES, WITHOUT_MEMORY}
         return [row for row in rows if row not in others and reranked_method(row) not in self.placebos]
 
     def placebos_of(self, row: str) -> list[str]:

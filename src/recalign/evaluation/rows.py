@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from recalign.evaluation.counted_rows import COUNTED, TableRow, log_counts
+from recalign.evaluation.counted_rows import NON_PERSONALISED, TableRow, log_counts
 from recalign.evaluation.reranking import ItemScores, RerankedRow, Scores
 from recalign.evaluation.roles import WITHOUT_MEMORY, reranked_method
 from recalign.recommender.item_knn import ItemKNN, transitions
@@ -32,7 +32,7 @@ RERANKED = {
     ),
 }
 ROWS: dict[str, TableRow] = {
-    **COUNTED,
+    **NON_PERSONALISED,
     "item_knn": TableRow(lambda data: ItemKNN.of(data.sequences)),
     "transitions": TableRow(lambda data: transitions(data.sequences)),
     "start": TableRow(),

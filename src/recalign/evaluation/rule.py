@@ -9,11 +9,11 @@ from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 from recalign.data.sequences.audit import MIN_GAIN_SD
-from recalign.evaluation.comparison import ALL, PLACEBO_FACTOR, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, PLACEBO_FACTOR
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.findings import MAX_USER_FACTOR, Finding
-from recalign.evaluation.roles import COUNTED_ROWS, REWARD_FREE
+from recalign.evaluation.roles import NON_LEARNED_BASELINES, REWARD_FREE
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
 Outcome = Literal["pass", "open", "fail"]
@@ -41,7 +41,7 @@ Estimates = Iterator[Estimated]
 
 def gain(case: Case) -> Estimates:
     """Value over the better baseline's, in sd."""
-    yield Estimated(str(case.test.better_baseline(VALUE)), case.test.gain(case.row))
+    yield Estimated(str(case.test.better_baseline(JUDGE_VALUE)), case.test.gain(case.row))
 
 
 def over_reward_free(case: Case) -> Estimates:
@@ -58,14 +58,14 @@ def over_placebos(case: Case) -> Estimates:
 
 def over_untrained(case: Case) -> Estimates:
     """Value (sd) or NDCG@10 over each untrained row's: the difference that is more standard errors above 0."""
-    for other in _ran(case, COUNTED_ROWS):
-        value, ranking = case.test.gain(case.row, other), case.test.get(case.row, f"diff_{other}/{ALL}")
+    for other in _ran(case, NON_LEARNED_BASELINES):
+        value, ranking = case.test.gain(case.row, other), case.test.get(case.row, f"diff_{other}/{NDCG_ALL}")
         if value is None or ranking is None or not ranking.known:
             yield Estimated(other, None)
         elif value.errors_above(0) >= ranking.errors_above(0):
             yield Estimated(other, value)
         else:
-            yield Estimated(other, ranking, "{:+.4f} " + ALL)
+            yield Estimated(other, ranking, "{:+.4f} " + NDCG_ALL)
 
 
 def retained(case: Case) -> Estimates:

@@ -10,12 +10,12 @@ import polars as pl
 import torch
 
 from recalign import seals
-from recalign.evaluation.comparison import ALL, HIGH, METRICS
+from recalign.evaluation.comparison import METRICS, NDCG_ALL, NDCG_HIGH
 from recalign.evaluation.evaluated_runs import with_rank_metrics
 from recalign.evaluation.methods import BaseCheckpoints, MethodRun
 from recalign.evaluation.networks import LoadedNetworks
 from recalign.evaluation.seed_evaluation import digests_of, key_of
-from recalign.evaluation.value import evaluate
+from recalign.evaluation.value import evaluate_policies
 from recalign.files import read_json, write_json
 from recalign.recommender.interpolation import TOLERANCE, Retention
 from recalign.reward import RewardData
@@ -23,7 +23,7 @@ from recalign.reward import RewardData
 SELECT = "value/select_judge@10"
 POPULARITY = "policy/popularity@10"
 RETAINED, ERROR = "policy/ndcg_retained", "policy/ndcg_retained_se"
-MEASURED = (SELECT, ALL, HIGH, "policy/kl", POPULARITY, "value/true@10")
+MEASURED = (SELECT, NDCG_ALL, NDCG_HIGH, "policy/kl", POPULARITY, "value/true@10")
 FOLDER, FILE = "validation", "figures.json"
 SEARCH = "search.csv"  # of a chain that searched: a row a trial
 
@@ -50,7 +50,7 @@ def validate(
         policies = {str(place): nets.policy(places[place]) for place in stale}
         select = {"select_judge@10": nets.scorers.rewards["select_judge@10"]}
         scorers = replace(nets.scorers, rewards=select)
-        frames = evaluate(policies, scorers, data, "validation", device)
+        frames = evaluate_policies(policies, scorers, data, "validation", device)
         for place in stale:
             metrics = measured(frames[str(place)]) | nets.retained(places[place], policies[str(place)])
             with seals.publish(place / FOLDER, keys[place]) as part:
@@ -59,7 +59,7 @@ def validate(
 
 
 def measured(events: pl.DataFrame) -> Metrics:
-    """Means over events of the metrics of `evaluate`; nan for a metric without events."""
+    """Means over events of the metrics of `evaluate_policies`; nan for a metric without events."""
     events, metrics = with_rank_metrics(events), {}
     for metric in MEASURED:
         column, flag = METRICS[metric]

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from recalign.errors import InputError
 from recalign.evaluation.networks import data_of_judges, require_independent
 from recalign.evaluation.selection import ERROR, RETAINED, measured
-from recalign.evaluation.value import Scorers, evaluate
+from recalign.evaluation.value import Scorers, evaluate_policies
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
 from recalign.recommender.interpolation import Retention, budget_batches, ndcg_by_user
@@ -56,7 +56,8 @@ class SelectionValue(Callback):
         [own] = data_of_judges([self.judge], data)
         own_data = {} if own is data else {"select_judge@10": own}
         scorers = Scorers(pl_module.reference, {"select_judge@10": self.judge.net}, own_data=own_data)
-        figures = measured(evaluate({"trained": pl_module.policy}, scorers, data, "validation", device)["trained"])
+        frames = evaluate_policies({"trained": pl_module.policy}, scorers, data, "validation", device)
+        figures = measured(frames["trained"])
         policies = pl_module.policy, pl_module.reference
         kept = Retention.measure(*(ndcg_by_user(policy, budget_batches(data), device) for policy in policies))
         figures |= {RETAINED: kept.share, ERROR: kept.error}

@@ -13,9 +13,8 @@ from recalign.evaluation import examples
 from recalign.evaluation.chain_comparison import load_roles, read
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
-from recalign.evaluation.evaluated_runs import SPLITS
 from recalign.evaluation.findings import better_than_chance
-from recalign.evaluation.methods import BASE_STAGES
+from recalign.evaluation.methods import BASE_STAGES, EVALUATION_SPLITS
 from recalign.evaluation.roles import Roles
 from recalign.files import read_json, read_object
 from recalign.reward.trust.report import read_trust
@@ -42,7 +41,7 @@ class Sources:
     def of(cls, chain_folder: Path) -> Sources:
         """Read a chain's folder, `runs/<chain>`. Raises InputError where it has no `comparison.csv`."""
         frame, (roles, _) = read(chain_folder), load_roles(chain_folder)
-        table, validation = (ComparisonTable(frame, roles, split) for split in SPLITS)
+        table, validation = (ComparisonTable(frame, roles, split) for split in EVALUATION_SPLITS)
 
         def stored(method: object, seed: str, file: str) -> Path:
             return chain_folder / str(method) / f"seed-{seed}" / file

@@ -23,7 +23,7 @@ from recalign.nn import ranks_from_scores
 from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
 
-SHOWN = 10  # items that a policy shows
+TOP_K = 10  # items that a policy shows
 OTHERS: tuple[Group, ...] = ("B1", "B2")  # user groups on which no values are measured
 
 Once = Callable[[Callable[[Batch], Any]], Any]
@@ -48,7 +48,7 @@ class Scorers:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate_policies(
     policies: Mapping[str, Policy], scorers: Scorers, data: EventDataModule, split: SplitName, device: torch.device
 ) -> dict[str, pl.DataFrame]:
     """Run policies over the targets of users A; all networks are moved to the device.
@@ -97,7 +97,7 @@ def evaluate(
         for rows in chunks(len(batch.target_T), data.num_items):  # events x items may not fit into memory
             of_events = {column: value[rows] for column, value in events.items()}
             start_TV = scorers.start.log_probs(start[rows])
-            first_TK = scorers.start.lists.top_k_from_scores(start_TV, SHOWN, seen_within(batch.seen_N, rows))[1] + 1
+            first_TK = scorers.start.lists.top_k_from_scores(start_TV, TOP_K, seen_within(batch.seen_N, rows))[1] + 1
             for name, policy in policies.items():
                 row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
                 shown = row["shown"]
@@ -120,7 +120,7 @@ def ranks_of_others(
     """Run policies over the targets of users B, whose rewards train judges: NDCG retained is measured on all users.
 
     Returns:
-        A frame for each method: ``user, event, rank``, as in `evaluate`.
+        A frame for each method: ``user, event, rank``, as in `evaluate_policies`.
     """
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     for group in OTHERS:
@@ -145,7 +145,7 @@ def _of_policy(
     p_TV = logp_TV.exp()
     row = {"kl": (p_TV * (logp_TV - start_TV)).sum(dim=1), "entropy": -(p_TV * logp_TV).sum(dim=1)}
     row["rank"] = ranks_from_scores(logp_TV, batch.target_T[rows] - 1, seen_within(batch.unranked_N, rows))
-    row["shown"] = policy.lists.top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1
+    row["shown"] = policy.lists.top_k_from_scores(logp_TV, TOP_K, seen)[1] + 1
     if truth_UV is not None:
         truth_TV = truth_UV[batch.user_B[batch.row_T[rows]].cpu()].to(logp_TV.device)
         row["true"] = (over_unseen(logp_TV, batch.seen_N, rows) * truth_TV).sum(dim=1)
@@ -178,7 +178,7 @@ def user_mean_rewards(sequences: Sequences, split: SplitName) -> pl.DataFrame:
 
 def _frame(events: pl.DataFrame, means: pl.DataFrame) -> pl.DataFrame:
     """A method's events in their order, with the tail, and with the users whose mean reward is above the median."""
-    frame = events.cast({cs.integer(): pl.UInt32, cs.float(): pl.Float64, "shown": pl.Array(pl.UInt32, SHOWN)})
+    frame = events.cast({cs.integer(): pl.UInt32, cs.float(): pl.Float64, "shown": pl.Array(pl.UInt32, TOP_K)})
     of_shown = cs.float() - cs.by_name("kl", "entropy")
     frame = frame.with_columns(pl.when(pl.col("shown").arr.max() > 0).then(of_shown))
     frame = frame.with_columns(tail=pl.col("count") < pl.col("count").median()).drop("count")

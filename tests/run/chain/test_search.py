@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from recalign.errors import InputError
-from recalign.evaluation.comparison import HIGH
+from recalign.evaluation.comparison import NDCG_HIGH
 from recalign.evaluation.selection import ERROR, RETAINED, SELECT
 from recalign.recommender.checkpoint import read_checkpoint
 from recalign.recommender.recommendations import recommend
@@ -340,7 +340,7 @@ def test_a_methods_trials_are_judged_by_its_own_budget(own: str | None, chosen: 
         RETAINED: (0.97, 0.96 if own == "null" else 0.85),
         ERROR: (0.0, 0.0),
         SELECT: (1.0, 2.0),
-        HIGH: (1.0, 1.0),
+        NDCG_HIGH: (1.0, 1.0),
     }
     figures = [{name: each[number] for name, each in shares.items()} for number in (0, 1)]
     plan.folder.mkdir(parents=True)

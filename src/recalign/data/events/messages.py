@@ -7,7 +7,7 @@ import polars as pl
 
 from recalign.errors import nearest
 
-SHOWN, LISTED = 5, 30
+EXAMPLE_ROWS, LISTED = 5, 30
 """How many rows a message names (the others are counted), and how many names it lists."""
 
 
@@ -31,7 +31,7 @@ class SourceRows:
     def describe(self, mask: pl.Series) -> str:
         """Describe the rows of a mask: ``rows 3, 8 of log.csv (header not counted) and 12 more``."""
         numbers = self.number.filter(mask)
-        return self.name(numbers.head(SHOWN).sort().to_list(), len(numbers))
+        return self.name(numbers.head(EXAMPLE_ROWS).sort().to_list(), len(numbers))
 
     def name(self, first: list[int], count: int) -> str:
         """Describe `count` rows, given the numbers of the first ones."""
@@ -42,7 +42,7 @@ class SourceRows:
             if inside:
                 where = f" of {file}" + " (header not counted)" * (file in self.headed) if file else ""
                 parts.append(f"row{'s' * (len(inside) > 1)} {', '.join(inside)}{where}")
-        return "; ".join(parts) + (f" and {count - SHOWN:,} more" if count > SHOWN else "")
+        return "; ".join(parts) + (f" and {count - EXAMPLE_ROWS:,} more" if count > EXAMPLE_ROWS else "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

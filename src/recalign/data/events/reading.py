@@ -15,7 +15,7 @@ import polars.selectors as cs
 
 from recalign.data.events.fields import MISSING
 from recalign.data.events.log import LogMapping, data_root
-from recalign.data.events.messages import SHOWN, SourceRows, did_you_mean
+from recalign.data.events.messages import EXAMPLE_ROWS, SourceRows, did_you_mean
 from recalign.data.events.movielens import CONVERTED, convert
 from recalign.data.events.queries import ask
 from recalign.data.events.sources import RULE, Source, find, read_errors
@@ -275,9 +275,9 @@ def _refuse_bad_rows(file: str, separator: str, headed: bool) -> None:
         what = f"row {number} has a quote that is not doubled, or ends inside quotes ({error})"
         raise InputError(what, where=where, remedy=RULE) from error
     if odd:
-        more = f" and {len(odd) - SHOWN:,} more rows" if len(odd) > SHOWN else ""
+        more = f" and {len(odd) - EXAMPLE_ROWS:,} more rows" if len(odd) > EXAMPLE_ROWS else ""
         remedy = f"put fields that hold {separator!r} in double quotes; correct or remove these rows"
-        what = f"{width} fields a row are expected, but {', '.join(odd[:SHOWN])}{more}"
+        what = f"{width} fields a row are expected, but {', '.join(odd[:EXAMPLE_ROWS])}{more}"
         raise InputError(what, where=where, remedy=remedy)
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from recalign.data.events.expression import AS_NUMBER, as_bool, condition, evaluate, kind_of
 from recalign.data.events.fields import index_ids, missing_as_null, read_ids, read_timestamps, refuse_rows
 from recalign.data.events.log import OWN_COLUMNS, LogMapping
-from recalign.data.events.messages import SHOWN, SourceRows
+from recalign.data.events.messages import EXAMPLE_ROWS, SourceRows
 from recalign.errors import InputError, printable
 
 TIED = "recalign_tied"
@@ -54,7 +54,7 @@ class Report:
 
     def __str__(self) -> str:
         counts = self.files
-        if len(counts) > SHOWN:
+        if len(counts) > EXAMPLE_ROWS:
             counts = {f"{len(counts):,} files, the first of them {next(iter(counts))}": sum(counts.values())}
         lines = [f"{count:,} rows read from {file}" for file, count in counts.items()]
         lines += [f"{count:,} rows {reason}" for reason, count in self.left_out().items()]
@@ -71,7 +71,7 @@ class Usable:
 
     def note(self, reason: str, mask: pl.Series, number: pl.Series) -> None:
         """Note the rows in a mask; ``number``: the row number of each."""
-        self.notes.append(Note(reason, int(mask.sum()), number.filter(mask).bottom_k(SHOWN).sort().to_list()))
+        self.notes.append(Note(reason, int(mask.sum()), number.filter(mask).bottom_k(EXAMPLE_ROWS).sort().to_list()))
 
     def leave_out(self, mask: pl.Series, reason: str) -> None:
         """Remove the rows in a mask."""

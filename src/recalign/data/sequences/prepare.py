@@ -33,7 +33,7 @@ from recalign.data.events import EventTable, LogMapping, Report, audit, data_roo
 from recalign.data.events.audit import LEFT, Section
 from recalign.data.events.fields import missing_as_null
 from recalign.data.events.items import feature_figures
-from recalign.data.events.messages import SHOWN, SourceRows
+from recalign.data.events.messages import EXAMPLE_ROWS, SourceRows
 from recalign.data.events.reading import join, locate, read
 from recalign.data.events.rows import Note, check_rows
 from recalign.data.events.table import require_useful
@@ -217,7 +217,7 @@ def _divide(joined: pl.LazyFrame, height: int, user: str, folder: Path, partitio
 def _merged(parts: Sequence[Report]) -> Report:
     notes = []
     for same in zip(*(part.notes for part in parts), strict=True):
-        first = sorted(row for note in same for row in note.first)[:SHOWN]
+        first = sorted(row for note in same for row in note.first)[:EXAMPLE_ROWS]
         notes.append(Note(same[0].reason, sum(note.count for note in same), first))
     sums = {name: sum(getattr(part, name) for part in parts) for name in ("used", "tied", "repeats")}
     return dataclasses.replace(parts[0], notes=notes, **sums)

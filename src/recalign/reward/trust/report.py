@@ -54,7 +54,6 @@ MOST_OTHERS = 2000
 OTHERS = "training rows of other users"
 NEXT = 10
 """An event is paired with up to this many of the user's next events."""
-SHOWN = "shown"
 TRUST = "trust.json"
 """The report in a run folder."""
 
@@ -144,7 +143,7 @@ def report(
         "noise": noise(data.rated, comparison.table, variance(reward), repeated),
         "recommended": temperature(advantage, data.moments().sd),
         **{name: _figures(of) for name, of in measured.items()},
-        **({SHOWN: dict(shown)} if shown else {}),
+        **({"shown": dict(shown)} if shown else {}),
     }
     return json.loads(json.dumps(found), parse_constant=lambda _: None)
 

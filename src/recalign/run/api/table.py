@@ -18,9 +18,8 @@ from recalign.evaluation.answer import heading
 from recalign.evaluation.chain_comparison import RECORD, RunsComparison
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
-from recalign.evaluation.evaluated_runs import SPLITS
 from recalign.evaluation.findings import Reports, better_than_chance
-from recalign.evaluation.methods import BASE_STAGES, BaseCheckpoints, MethodRun
+from recalign.evaluation.methods import BASE_STAGES, EVALUATION_SPLITS, BaseCheckpoints, MethodRun
 from recalign.evaluation.report import reasons, terminal_table
 from recalign.evaluation.reranking import RerankedRow
 from recalign.evaluation.roles import Roles
@@ -198,7 +197,7 @@ def decided(
     sections = audit_log(data)
     check = {"verdict": str(verdict(sections, data.log_.time_unit)), **sections}
     judged = better_than_chance(trust.get("judge_report", {}))
-    test, validation = (ComparisonTable(frame, roles, split, judged) for split in SPLITS)
+    test, validation = (ComparisonTable(frame, roles, split, judged) for split in EVALUATION_SPLITS)
     return Comparison(frame, methods, roles, decide(test, validation, trust, check), trust)
 
 

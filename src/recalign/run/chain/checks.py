@@ -65,7 +65,7 @@ def refuse_chain_settings(stage: str, keys: Iterable[str]) -> None:
         raise InputError("the chain sets this itself", where=f"{stage}, {key}", remedy="leave it out")
 
 
-SHOWN = 10
+ITEMS_PER_REQUEST = 10
 """Items per request in the default world, for the log that has the shown items."""
 
 
@@ -78,7 +78,7 @@ def make_world(data: RewardData, world: World | None) -> None:
             write(simulate(world), root)
     elif data.log_.name in WORLDS and not (root / SIMULATED / "events.parquet").is_file():
         echo(f"there is no simulated log under {root}: making the default world")
-        write(simulate(World(shown=SHOWN if data.log_.name == SIMULATED_SHOWN else 0)), root)
+        write(simulate(World(shown=ITEMS_PER_REQUEST if data.log_.name == SIMULATED_SHOWN else 0)), root)
 
 
 def require_same_log(plan: Plan) -> None:

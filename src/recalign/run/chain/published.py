@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from recalign.errors import InputError
-from recalign.evaluation.comparison import ALL, HIGH, VALUE
+from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.page import MAIN
 from recalign.evaluation.rows import UNTRAINED
@@ -97,7 +97,9 @@ def _examples(sources: Sources) -> list[dict[str, Any]]:
 NAME = "recalign"
 STEP = "trainer/global_step"
 LINES = {
-    "1. Recommender": ("train/loss", "rank/nll", f"rank/{ALL}", f"rank/{HIGH}", "train/lr", "train/grad_norm"),
+    "1. Recommender": (
+        *("train/loss", "rank/nll", f"rank/{NDCG_ALL}", f"rank/{NDCG_HIGH}", "train/lr", "train/grad_norm"),
+    ),
     "2. Reward model": ("reward/rmse", "reward/r2", "reward/mae"),
     "3. Post-training": (
         *("policy/kl", "policy/entropy", "policy/ndcg_retained", "policy/alpha", "advantage/ess", "advantage/clipped"),
@@ -153,12 +155,12 @@ def workspace(entity: str, project: str) -> Any:
         name: [v2.LinePlot(x=STEP, y=[figure], title=figure) for figure in figures] for name, figures in LINES.items()
     }
     panels["Methods"] = [  # test figures, from a chain's W&B run
-        *(bars(figure) for figure in (VALUE, ALL, HIGH, "value/true@10")),
+        *(bars(figure) for figure in (JUDGE_VALUE, NDCG_ALL, NDCG_HIGH, "value/true@10")),
         *(v2.WeavePanelSummaryTable(table_name=name) for name in ("comparison", "examples")),
         v2.MediaBrowser(media_keys=["report"]),
     ]
     panels["Over-optimisation"] = [  # the value by the reward model and by judges, and the KL
-        *(bars(figure) for figure in ("value/reward_model@10", VALUE, "policy/kl")),
+        *(bars(figure) for figure in ("value/reward_model@10", JUDGE_VALUE, "policy/kl")),
         v2.ScatterPlot(x="policy/kl", y=SELECT, log_x=True),
     ]
     panels["Sweep"] = [

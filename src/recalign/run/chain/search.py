@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from recalign.errors import InputError, TrainingError
-from recalign.evaluation.comparison import HIGH
+from recalign.evaluation.comparison import NDCG_HIGH
 from recalign.evaluation.methods import BASE_STAGES, MethodRun
 from recalign.evaluation.report import WIDTH
 from recalign.evaluation.rows import row_of
@@ -205,7 +205,7 @@ class Search:
             chosen[method] = {key: value for key, value in found if not self.plan.given(method, key)}
         frame = pl.DataFrame(rows, infer_schema_length=None)
         write_text(self.plan.folder / SEARCH, frame.write_csv())
-        metrics = (SELECT, HIGH)
+        metrics = (SELECT, NDCG_HIGH)
         heads = (Column(metric.removeprefix("value/"), justify="right", no_wrap=True) for metric in metrics)
         title = f"settings chosen on validation, seed {self.seed}"
         caption = f"highest {SELECT} that keeps the NDCG budget; {SEARCH} has all trials and figures"

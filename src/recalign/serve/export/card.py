@@ -5,10 +5,11 @@ from __future__ import annotations
 from recalign.errors import InputError
 from recalign.evaluation.answer import heading
 from recalign.evaluation.sources import Sources
+from recalign.evaluation.value import TOP_K
 from recalign.files import read_json
 from recalign.run.stage.opened import OpenedRun
 from recalign.seals import Seal
-from recalign.serve.export.verify import SHOWN, Verified
+from recalign.serve.export.verify import Verified
 from recalign.serve.server.about import BundleConfig
 
 TEMPLATE = """\
@@ -88,10 +89,10 @@ def _verified(about: BundleConfig, found: Verified | None) -> str:
         return "The bundle was **not** compared with its policy (`--verify false`)."
     return (
         f"**Asked as it will be** (all events before a test event, the newest {about.max_length} of them read), "
-        f"NDCG@{SHOWN} is **{{:.4f}} [{{:.4f}}, {{:.4f}}]** over {found.targets:,} test events of {found.users:,} "
+        f"NDCG@{TOP_K} is **{{:.4f}} [{{:.4f}}, {{:.4f}}]** over {found.targets:,} test events of {found.users:,} "
         f"users. {found.repeated:,} of these are of an item met before: evaluation ranks it all the same, and a "
         "request leaves it out. In evaluation's windows, of `data.max_length` events at most, it is "
-        f"{{:.4f}} [{{:.4f}}, {{:.4f}}]; {found.lists:,} lists of {SHOWN} are exactly the policy's, {found.tied:,} "
+        f"{{:.4f}} [{{:.4f}}, {{:.4f}}]; {found.lists:,} lists of {TOP_K} are exactly the policy's, {found.tied:,} "
         f"differ by ties alone (log-probabilities within {found.tolerance:g}), and no log-probability differs by more "
         f"than {found.difference:.1e}."
     ).format(*found.request, *found.evaluation)

@@ -22,6 +22,7 @@ from recalign.data.sequences import Batch, EventDataModule
 from recalign.data.sequences.user_sample import sample_users
 from recalign.data.sequences.windows import Windows, evaluation_windows
 from recalign.errors import InputError
+from recalign.evaluation.value import TOP_K
 from recalign.nn import ranks_from_scores, top_k_from_scores
 from recalign.recommender import Policy
 from recalign.recommender.policy import chunks, seen_within
@@ -30,7 +31,6 @@ from recalign.serve.server.bundle import Bundle
 from recalign.serve.server.catalogue import MICRO, Encoded
 from recalign.serve.server.request import MAX_HISTORY, Request
 
-SHOWN = 10
 USERS = 10_000
 """Most users to verify; of more, a fixed sample is drawn."""
 
@@ -64,7 +64,7 @@ class Verified:
 
     def __str__(self) -> str:
         return (
-            f"{self.lists:,} of {self.targets:,} lists of {SHOWN} are those of the policy, {self.tied:,} have ties in "
+            f"{self.lists:,} of {self.targets:,} lists of {TOP_K} are those of the policy, {self.tied:,} have ties in "
             f"another order, {self.other:,} differ; log-probabilities differ by {self.difference:.1e} at most\n"
             f"NDCG@10 of all {self.users:,} users (a chain's table has group A alone): {self.evaluation[0]:.4f} as the "
             "evaluation asks, {:.4f} [{:.4f}, {:.4f}] as requests do. Requests leave out items met before, here "
@@ -87,9 +87,9 @@ def verify(policy: Policy, data: EventDataModule, bundle: Bundle) -> Verified:
         state, encoded = policy.encode(batch), list(_of_batch(batch, bundle.catalogue.strength(None)))
         for part in chunks(len(batch.target_T), policy.num_items):
             logp_TV, seen = policy.log_probs(state[part]), seen_within(batch.seen_N, part)
-            _compare(logp_TV, top_k_from_scores(logp_TV, SHOWN, seen)[1] + 1, encoded[part], bundle, found)
+            _compare(logp_TV, top_k_from_scores(logp_TV, TOP_K, seen)[1] + 1, encoded[part], bundle, found)
             unranked = seen_within(batch.unranked_N, part)
-            gains.append(gain_ndcg(ranks_from_scores(logp_TV, batch.target_T[part] - 1, unranked), SHOWN).numpy())
+            gains.append(gain_ndcg(ranks_from_scores(logp_TV, batch.target_T[part] - 1, unranked), TOP_K).numpy())
         users.append(batch.user_B[batch.row_T].numpy())
     user_T = np.concatenate(users)
     found.targets, found.users = len(user_T), len(np.unique(user_T))
@@ -123,7 +123,7 @@ def _compare(
         # -inf - -inf is nan: two probabilities of 0 do not differ.
         gap_TV = torch.from_numpy(logit_TN)[:, 1:].log_softmax(dim=1) - own_TV
         found.difference = max(found.difference, float(gap_TV.nan_to_num(nan=0.0).abs().max()))
-        mine_TK = torch.from_numpy(item_TK[:, :SHOWN])
+        mine_TK = torch.from_numpy(item_TK[:, :TOP_K])
         theirs_TK = shown_TK[group][:, : mine_TK.shape[1]]
         gap_TK = own_TV.gather(1, (mine_TK - 1).clamp(min=0)) - own_TV.gather(1, (theirs_TK - 1).clamp(min=0))
         equal_T = (mine_TK == theirs_TK).all(dim=1)
@@ -156,7 +156,7 @@ def _as_requests(windows: Windows, user_T: np.ndarray, data: EventDataModule, bu
             shown = [one.item for one in answer.items]
             rank_T[place] = shown.index(known[target]) + 1 if target and known[target] in shown else 0
             repeated += bool(target) and known[target] in request.items
-    return gain_ndcg(rank_T, SHOWN), repeated
+    return gain_ndcg(rank_T, TOP_K), repeated
 
 
 def request_before(data: EventDataModule, bundle: Bundle, user: int, state: int, target: int, time: int) -> Request:
@@ -173,7 +173,7 @@ def request_before(data: EventDataModule, bundle: Bundle, user: int, state: int,
     times = [MICRO * second for second in sequences.time[own].tolist()]
     rewards = [None if math.isnan(one) else one for one in sequences.reward[own].tolist()]
     asked = MICRO * max(int(time), int(sequences.time[own[-1]]))
-    return bundle.catalogue.request(items, times, rewards, asked, k=min(SHOWN, len(bundle.catalogue)), block=others)
+    return bundle.catalogue.request(items, times, rewards, asked, k=min(TOP_K, len(bundle.catalogue)), block=others)
 
 
 def _interval(gain_T: np.ndarray, user_T: np.ndarray) -> list[float]:

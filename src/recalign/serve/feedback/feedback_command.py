@@ -21,7 +21,7 @@ from recalign.serve.server.decisions import pseudonym
 
 TABLE, LOG, COUNTS = "feedback.parquet", "feedback.yaml", "feedback.json"
 SHOWN_LOG = "feedback-shown.yaml"
-EXPOSURE = """\
+EXPOSURE_YAML = """\
 # What was shown and what came of it, as `recalign feedback` joined it: for estimates of what a policy is worth.
 # To train on it: feedback-shown.yaml. Check it: recalign check THIS FILE
 data:
@@ -44,7 +44,7 @@ data:
     init_args:
       cuts: [0.8, 0.9] # 80 % of the events train, 10 % validate, 10 % test
 """
-SHOWN = """\
+SHOWN_YAML = """\
 # Items chosen, and items shown but not chosen, as `recalign feedback` joined them: to train on, not to estimate from,
 # since rows below the last choice are left out. Check it: recalign check THIS FILE
 data:
@@ -68,7 +68,7 @@ data:
     init_args:
       cuts: [0.8, 0.9] # 80 % of the choices train, 10 % validate, 10 % test
 """
-YAMLS = {LOG: EXPOSURE, SHOWN_LOG: SHOWN}
+YAMLS = {LOG: EXPOSURE_YAML, SHOWN_LOG: SHOWN_YAML}
 
 
 def feedback(words: list[str]) -> None:
