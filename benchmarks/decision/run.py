@@ -40,15 +40,23 @@ from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation.comparison import SCHEMA as ROW
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import Decision, decide
+from recalign.evaluation.findings import Outcome
 from recalign.evaluation.sources import Sources
 from recalign.files import read_json, write_json, write_text
 from recalign.posttrain.base import KEEP
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 from recalign.run.chain.command import run_chain
 
-WORDS = ("ship", "not decided", "do not ship")
+OUTCOMES = ("ship", "not decided", "do not ship")
 CASES = FOLDER / "decision/worlds.csv"
-COUNTS: tuple[str, ...] = (*WORDS, "harmful", "harm shipped", "clear gains", "clear gains shipped", "nothing shipped")
+COUNTS: tuple[str, ...] = (
+    *OUTCOMES,
+    "harmful",
+    "harm shipped",
+    "clear gains",
+    "clear gains shipped",
+    "nothing shipped",
+)
 COUNTS += ("no word rests on NaN",)
 CASE: dict[str, Any] = {"label": pl.String, "kind": pl.String, "seed": pl.Int64, "keep": pl.Float64}
 CASE |= dict.fromkeys(COUNTS, pl.Boolean) | dict.fromkeys(("policy", "because", "commit"), pl.String)
@@ -151,11 +159,11 @@ def judged(seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
         for name in CANDIDATES
         if name not in harmful and gains[name] >= max(MIN_GAIN_SD, 2 * half_width(test, name))
     ]
-    shipped = decision.policy if decision.word == "ship" else None
+    shipped = decision.policy if decision.outcome is Outcome.SHIP else None
     return {
         "kind": record["kind"],
         "seed": seed,
-        **{word: decision.word == word for word in WORDS},
+        **{outcome: decision.outcome.text == outcome for outcome in OUTCOMES},
         "policy": decision.policy or "",
         "gain": gains.get(decision.policy or "", float("nan")),
         "kept": kept.get(decision.policy or "", float("nan")),

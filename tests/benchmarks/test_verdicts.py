@@ -14,6 +14,7 @@ from benchmarks.decision import run as verdicts
 from benchmarks.decision import worlds as verdict_worlds
 from benchmarks.decision.worlds import CANDIDATES
 from recalign.data.sequences.audit import GAIN_ERROR, NDCG_ERROR
+from recalign.evaluation.findings import Outcome
 
 VALUE = "value/judge@10"
 
@@ -53,7 +54,7 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     truth["asft"]["value"], truth["rerank"]["value"] = -0.1, 0.2
     rows = [(name, "all", "test", f"diff_best_baseline/{VALUE}", 0.1, 0.09, 0.11) for name in names]
     rows += [(name, "all", "test", "reward/sd", 1.0, None, None) for name in names]
-    decision = SimpleNamespace(word="ship", policy=shipped, reasons=["So."])
+    decision = SimpleNamespace(outcome=Outcome.SHIP, policy=shipped, reasons=["So."])
     monkeypatch.setattr(verdicts, "decide", lambda *_: decision)
     found = verdicts.judged(0, {"kind": "any", "truth": truth, "trust": {}, "check": {}, "rows": rows})
     assert found["harmful"]
@@ -88,10 +89,10 @@ def test_what_is_kept_of_a_world_is_all_that_its_word_needs(tmp_path: Path, monk
         kept = verdict_records.load(str(seed))[seed]
         assert len(kept["rows"]) < len(frame)
         found, whole = verdicts.judged(seed, kept), verdicts.judged(seed, made)
-        words.add(next(word for word in verdicts.WORDS if found[word]))
+        words.add(next(word for word in verdicts.OUTCOMES if found[word]))
         same = [*verdicts.COUNTS, "policy", "because"]
         assert [found[name] for name in same] == [whole[name] for name in same]
-    assert words == set(verdicts.WORDS)
+    assert words == set(verdicts.OUTCOMES)
     assert verdict_records.load("another label") == {}
 
 

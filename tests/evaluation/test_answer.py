@@ -86,12 +86,12 @@ def test_baselines_alone_need_no_decision(values):
 def test_the_page_says_what_the_test_tells():
     """By hand: (1.645 + .842) .1 / 1.96 = .127 sd; (.842 + .842) .03 / 1.96 = 2.6 %."""
     decision = decide(table(), table(split="validation"), reports(), checked())
-    assert "truly is 0.127 sd" in answer.told(decision)
-    assert "is kept if 97.6% truly is" in answer.told(decision)
+    assert "truly is 0.127 sd" in answer.detectable_gain(decision)
+    assert "is kept if 97.6% truly is" in answer.detectable_gain(decision)
     exact = table(gains={"mine": (0.004, 0.006)})  # .015 + .842 .001 / 1.96: a smaller estimate is no gain
-    assert "truly is 0.015 sd" in answer.told(decide(exact, table(split="validation"), reports(), checked()))
+    assert "truly is 0.015 sd" in answer.detectable_gain(decide(exact, table(split="validation"), reports(), checked()))
     unknown = table(gains={"mine": (math.nan, math.nan)})
-    assert answer.told(decide(unknown, table(split="validation"), reports(), checked())) is None
+    assert answer.detectable_gain(decide(unknown, table(split="validation"), reports(), checked())) is None
 
 
 def test_the_headline_has_the_unit_of_the_reward_and_a_loss():

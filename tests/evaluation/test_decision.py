@@ -13,8 +13,9 @@ from recalign.evaluation.comparison import SCHEMA
 from recalign.evaluation.comparison_table import ComparisonTable
 from recalign.evaluation.decision import candidates, decide
 from recalign.evaluation.evaluated_runs import ALL_USERS
+from recalign.evaluation.findings import Outcome
 from recalign.evaluation.roles import UNTRAINED_RANKINGS, Roles
-from recalign.evaluation.rule import TESTS, Case, holm_confidences, verdicts
+from recalign.evaluation.rule import TESTS, Case, holm_confidences, run_tests
 
 RERUN = "Run three seeds: intervals of one seed are over users alone, and another may differ."
 AS_GOOD = {
@@ -31,7 +32,7 @@ def decided(test=None, trust=None, validation=None, check=None):
 
 def test_a_sure_gain_that_keeps_the_ranking_is_shipped_with_one_seed_said():
     found = decided()
-    assert (found.word, found.policy, found.sentence) == ("ship", "mine", "Ship mine")
+    assert (found.outcome.text, found.policy, found.sentence) == ("ship", "mine", "Ship mine")
     assert found.reasons[0] == "Gain of mine over start: +0.200 sd, at least +0.116 sd with a confidence of 95.0%."
     tests = found.frame().filter(row="mine")
     assert set(tests["outcome"]) == {"pass"}
@@ -95,17 +96,17 @@ def test_validation_chooses_and_the_test_measures():
 )
 def test_each_rule_has_its_word_and_its_reason(figures, trust, word, says):
     found = decided(table(**figures), reports(**trust))
-    assert found.word == word
+    assert found.outcome.text == word
     assert any(says in reason for reason in found.reasons)
 
 
 def test_judges_that_know_averages_alone_do_not_speak_against_a_gain_that_they_may_not_see():
     small = table(gains={"mine": (0.001, 0.012)})
-    assert decided(small).word == "do not ship"
+    assert decided(small).outcome.text == "do not ship"
     found = decided(small, reports(judges="weak"))
-    assert found.word == "not decided"
+    assert found.outcome.text == "not decided"
     found = decided(table(over_tilt={"mine": (-0.2, -0.1)}), reports(judges="weak"))
-    assert found.word == "not decided"
+    assert found.outcome.text == "not decided"
 
 
 OTHER = VALUES | {"other": 3.3}
@@ -117,7 +118,7 @@ OTHER = VALUES | {"other": 3.3}
     [
         ({"gains": {"other": (-0.1, 0.3), "mine": (-0.1, 0.3)}}, {}, "Not decided: mine"),
         ({"gains": {"other": (-0.1, 0.3), "mine": (-0.3, -0.1)}}, {}, "Do not ship mine; not decided: other"),
-        ({"gains": {"other": (-0.1, 0.3)}}, {"mine": 0.9}, "Not decided: mine, nor other"),
+        ({"gains": {"other": (-0.1, 0.3)}}, {"mine": 0.9}, "Not decided for mine or for other"),
         ({"others": {("start", "all_users/hits@10"): (3.0,)}}, {}, "Not decided: mine"),  # whatever passes
     ],
 )
@@ -127,7 +128,7 @@ def test_an_open_answer_names_the_asked_row_first(figures, before, sentence):
     roles = Roles("mine", {"sham": "mine", "sham2": "other"})
     values = OTHER | {"sham2": 3.0}
     found = decided(table(values, roles, **figures), validation=table(values, roles, "validation", kept=before))
-    assert (found.word, found.sentence) == ("not decided", sentence)
+    assert (found.outcome.text, found.sentence) == ("not decided", sentence)
     if before:
         assert found.reasons[0] == "mine keeps less than 95% of the ranking on validation."
 
@@ -138,7 +139,7 @@ BEYOND = {("other", "gain_minus_2x_sham2/value/judge@10"): (0.2, 0.1, 0.3)}
 @pytest.mark.parametrize(("met", "word"), [(0.0, "ship"), (OFTEN, "ship"), (OFTEN + 0.01, "not decided")])
 def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
     found = decided(check=checked(met))
-    assert found.word == word
+    assert found.outcome.text == word
     if word != "ship":
         assert found.reasons == [
             "In 21.0% of the test events the user had met the item before. They are ranked, but lists leave such items "
@@ -146,14 +147,14 @@ def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
         ]
         assert found.next_steps[0].startswith("Set data.log.collapse: true")
     against = decided(table(gains={"mine": (-0.3, -0.1)}), check=checked(met))
-    assert against.word == "do not ship"  # its value is that of the items shown
-    assert decided(table(kept={"mine": 0.5}), check=checked(met)).word == (
+    assert against.outcome.text == "do not ship"  # its value is that of the items shown
+    assert decided(table(kept={"mine": 0.5}), check=checked(met)).outcome.text == (
         "do not ship" if word == "ship" else "not decided"
     )
     none = decided(
         validation=table(kept=dict.fromkeys(VALUES, 0.1) | {"start": 1.0}, split="validation"), check=checked(met)
     )
-    assert (none.policy, none.word) == (None, "do not ship" if word == "ship" else "not decided")
+    assert (none.policy, none.outcome.text) == (None, "do not ship" if word == "ship" else "not decided")
 
 
 @pytest.mark.parametrize(
@@ -168,29 +169,29 @@ def test_a_ranking_of_items_that_no_list_shows_decides_nothing(met, word):
 )
 def test_how_a_basket_goes_on_decides_nothing_unless_the_yaml_says_what_ties_are(follow, ties, word):
     found = decided(check=checked(follow=follow, ties=ties))
-    assert found.word == word
-    assert bool(found.baskets) == (word == "not decided")
+    assert found.outcome.text == word
+    assert bool(found.unresolved_ties) == (word == "not decided")
     said = "21% of the test events follow one of the same user and time, so these figures tell how a basket goes on"
-    assert (said in found.reasons[0]) == (bool(found.baskets) and follow is not None)
-    assert (said in (found.first or "")) == (ties == "order")
+    assert (said in found.reasons[0]) == (bool(found.unresolved_ties) and follow is not None)
+    assert (said in (found.caveat_text or "")) == (ties == "order")
     harm = decided(table(gains={"mine": (-0.3, -0.1)}), check=checked(follow=follow, ties=ties))
-    assert harm.word == ("do not ship" if word == "ship" else "not decided")
+    assert harm.outcome.text == ("do not ship" if word == "ship" else "not decided")
 
 
 def test_a_start_that_ranks_nothing_has_nothing_to_keep():
     nothing = dict.fromkeys(VALUES, 0.0)
     found = decided(table(kept=nothing), validation=table(split="validation"))
-    assert found.word == "not decided"
-    assert found.first is None
+    assert found.outcome.text == "not decided"
+    assert found.caveat_text is None
     assert "start ranks no item of the test events" in found.reasons[0]
     assert not any("not known" in reason for reason in found.reasons)
 
 
 def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first():
-    assert decided().first is None
+    assert decided().caveat_text is None
     found = decided(table(kept={"popularity": 1.0, "item_knn": 1.02}))  # by .0020 [-.0010, .0050]: not reliably
-    assert (found.word, found.sentence) == ("ship", "Ship mine")  # it has more value than either
-    assert found.first.startswith("start ranks no better than item_knn, which takes no training (all/ndcg@10 0.1000")
+    assert (found.outcome.text, found.sentence) == ("ship", "Ship mine")  # it has more value than either
+    assert found.caveat_text.startswith("start ranks no better than item_knn, which takes no training (all/ndcg@10 0.1")
 
 
 @pytest.mark.parametrize("other", UNTRAINED_RANKINGS)
@@ -201,7 +202,7 @@ def test_a_start_that_ranks_no_better_than_what_takes_no_training_is_said_first(
 def test_a_start_below_a_table_without_training_is_to_be_trained_better_first(other, on_validation, on_test, gates):
     validation = table(kept={other: on_validation}, split="validation")
     found = decided(table(kept={other: on_test}), validation=validation)
-    assert (found.word, found.policy) == ("not decided" if gates else "ship", "mine")
+    assert (found.outcome.text, found.policy) == ("not decided" if gates else "ship", "mine")
     assert bool(found.weak_start) == gates
     if gates:
         assert found.sentence == "Not decided: train a better start first"
@@ -209,7 +210,7 @@ def test_a_start_below_a_table_without_training_is_to_be_trained_better_first(ot
             f"start ranks below {other} on {'validation' if on_validation > 1 else 'the test'}"
         )
         assert "recalign tune recommender" in found.next_steps[0]
-    assert (found.first is None) == (gates or on_test < 1)  # below on the test by the estimate alone is a remark
+    assert (found.caveat_text is None) == (gates or on_test < 1)  # below on the test by the estimate alone is a remark
 
 
 def test_no_other_row_and_no_other_baseline_asks_for_a_better_start():
@@ -223,22 +224,22 @@ def test_no_other_row_and_no_other_baseline_asks_for_a_better_start():
     }
     found = decided(table(kept=above), validation=table(kept=above | {"mine": 1.1}, split="validation"))
     assert not found.weak_start
-    assert found.first.startswith("start ranks no better than popularity, which takes no training")
+    assert found.caveat_text.startswith("start ranks no better than popularity, which takes no training")
     behind = {"start": 1.0, "item_knn": 1.05, "bc": 1.1, "mine": 1.1}
     assert decided(validation=table(kept=behind, split="validation")).weak_start  # bc ranks above item_knn, start below
 
 
 @pytest.mark.parametrize("figures", [{"kept": {"mine": 0.5}}, {"gains": {"mine": (-0.3, -0.1)}}])
 def test_a_weak_start_leaves_open_what_else_would_not_be_shipped(figures):
-    assert decided(table(**figures)).word == "do not ship"
+    assert decided(table(**figures)).outcome.text == "do not ship"
     found = decided(table(**figures), validation=table(kept={"transitions": 1.2}, split="validation"))
-    assert (found.word, found.sentence) == ("not decided", "Not decided: train a better start first")
+    assert (found.outcome.text, found.sentence) == ("not decided", "Not decided: train a better start first")
 
 
 @pytest.mark.parametrize("missing", sorted(CONTROLS))
 def test_a_control_that_was_not_run_is_named_and_nothing_is_shipped_without_it(missing):
     found = decided(table({name: value for name, value in VALUES.items() if name != missing}))
-    assert found.word == "not decided"
+    assert found.outcome.text == "not decided"
     assert any(missing in reason and "not run" in reason for reason in found.reasons)
     assert any(missing in remedy for remedy in found.next_steps)
 
@@ -249,22 +250,22 @@ def test_the_answer_is_the_first_of_three_candidates_that_passes():
     validation = table(values, split="validation")
     assert candidates(validation) == ["first", "second", "mine", "fourth"]
     found = decide(table(values, kept={"first": 0.8}, roles=roles), validation, reports(), checked())
-    assert [(one.policy, one.word) for one in found.candidates] == [
+    assert [(one.policy, one.outcome.text) for one in found.candidates] == [
         ("first", "do not ship"),
         ("mine", "ship"),
         ("second", "not decided"),  # it has no placebo, and so comes last
     ]
-    assert (found.word, found.policy) == ("ship", "mine")
-    assert [one[:2] for one in found.others] == [("first", "do not ship"), ("second", "not decided")]
+    assert (found.outcome.text, found.policy) == ("ship", "mine")
+    assert [other[:2] for other in found.others] == [("first", Outcome.DO_NOT_SHIP), ("second", Outcome.OPEN)]
 
 
 def test_a_row_without_a_placebo_takes_no_place_of_one_that_has_one_and_is_named():
     names = ("first", "second", "third")
     values = VALUES | {name: 4.0 - number / 10 for number, name in enumerate(names)}
     found = decided(table(values), validation=table(values, split="validation"))
-    assert (found.word, found.policy) == ("ship", "mine")
+    assert (found.outcome.text, found.policy) == ("ship", "mine")
     assert [one.policy for one in found.candidates] == ["mine", "first", "second"]
-    assert found.others[-1] == ("third", "not decided", "third has no placebo.")
+    assert found.others[-1] == ("third", Outcome.OPEN, "third has no placebo.")
 
 
 @pytest.mark.parametrize(
@@ -292,14 +293,14 @@ def test_a_reranked_row_needs_a_placebo_of_its_method_and_one_of_reranking(place
     assert [reason for reason in found.reasons if "has no placebo" in reason] == [
         f"{one} has no placebo." for one in lacks
     ]
-    assert found.word == ("not decided" if lacks or "not_run" in placebos else "ship")
+    assert found.outcome.text == ("not decided" if lacks or "not_run" in placebos else "ship")
 
 
 def test_a_reward_model_without_signal_with_one_of_the_seeds_leaves_it_open():
     trust = reports(seeds=("0", "1"))
     trust["reward"]["1"] = {"verdict": "no_signal", "implication": "Stay."}
     found = decided(table(seeds=("0", "1")), trust)
-    assert (found.word, found.reasons) == (
+    assert (found.outcome.text, found.reasons) == (
         "not decided",
         ["The reward model, which mine follows, shows no signal with seed 1."],
     )
@@ -315,7 +316,7 @@ def test_trust_that_is_not_known_with_every_seed_leaves_it_open(stage, says):
     trust = reports(seeds=("0", "1"))
     del trust[stage]["1"]
     found = decided(table(seeds=("0", "1")), trust)
-    assert found.word == "not decided"
+    assert found.outcome.text == "not decided"
     assert found.reasons[0].startswith(f"Nothing tells {says}")
 
 
@@ -323,11 +324,12 @@ def test_a_log_that_may_not_be_trained_on_is_not_decided():
     found = decided(
         check=checked(verdict="verdict: do not train\n- the time between events reveals a high reward\n- more")
     )
-    assert (found.word, found.policy) == ("not decided", "mine")
+    assert (found.outcome.text, found.policy) == ("not decided", "mine")
     assert found.reasons == [
         "recalign check says not to train on this log: the time between events reveals a high reward."
     ]
-    assert decided(check=checked(verdict="verdict: with care\n- the time between events hints at it")).word == "ship"
+    found = decided(check=checked(verdict="verdict: with care\n- the time between events hints at it"))
+    assert found.outcome is Outcome.SHIP
 
 
 def test_a_placebo_counts_by_the_seed_in_which_it_keeps_most():
@@ -337,7 +339,7 @@ def test_a_placebo_counts_by_the_seed_in_which_it_keeps_most():
         ("sham", seed, "test", "placebo/correlation", value, None, None) for seed, value in (("0", 0.3), ("1", -0.3))
     ]
     found = decided(ComparisonTable(pl.concat([frame, pl.DataFrame(each, schema=SCHEMA, orient="row")]), ROLES))
-    assert (found.word, found.reasons) == (
+    assert (found.outcome.text, found.reasons) == (
         "not decided",
         ["The placebo sham keeps a correlation of 0.300 with the rewards, too much for a placebo."],
     )
@@ -348,8 +350,8 @@ def test_no_row_is_called_shippable_where_the_comparison_as_a_whole_is_open():
     roles = Roles("mine", {"sham": "mine", "sham_of_other": "other"})
     figures = {("other", "gain_minus_2x_sham_of_other/value/judge@10"): (0.2, 0.1, 0.3)}
     found = decided(table(values, roles=roles, others=figures), reports(pairwise=(0.5, 0.4, 0.6)))
-    assert found.word == "not decided"
-    assert "ship" not in [word for _, word, _ in found.others]
+    assert found.outcome.text == "not decided"
+    assert Outcome.SHIP not in [outcome for _, outcome, _ in found.others]
 
 
 def test_holm_asks_most_of_the_strongest_and_stops_at_the_first_that_fails():
@@ -363,10 +365,10 @@ def test_holm_asks_most_of_the_strongest_and_stops_at_the_first_that_fails():
 def test_holm_is_of_rankings_too_and_not_of_the_ndcg_that_is_retained():
     close = {("mine", "diff_item_knn/all/ndcg@10"): (0.02, 0.002, 0.038)}  # 2.18 standard errors
     close |= {("mine", "diff_item_knn/value/judge@10"): (0.01, -0.01, 0.03)}
-    for confidence, outcomes in ((0.98, {"pass"}), (0.99, {"pass", "open"})):
-        found = list(verdicts(Case(table(others=close), "mine"), confidence, judged=True, ranked=True))
-        assert {verdict.outcome for verdict in found} == outcomes
-        assert {verdict.confidence for verdict in found} == {confidence, 0.8}
+    for confidence, statuses in ((0.98, {"pass"}), (0.99, {"pass", "open"})):
+        found = list(run_tests(Case(table(others=close), "mine"), confidence, judged=True, ranked=True))
+        assert {result.status for result in found} == statuses
+        assert {result.confidence for result in found} == {confidence, 0.8}
 
 
 def test_an_open_question_says_what_would_decide_it():
@@ -380,7 +382,7 @@ def test_an_open_question_says_what_would_decide_it():
 
 def test_nobody_keeps_enough():
     found = decided(validation=table(kept={"mine": 0.9}, split="validation"))
-    assert (found.word, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
+    assert (found.outcome.text, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
     assert found.reasons == ["No method keeps 95% of the ranking of start (all/ndcg@10) on validation."]
 
 
@@ -403,7 +405,7 @@ def test_nobody_keeps_enough():
 )
 def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
     found = decided(validation=table(**figures, split="validation"))
-    assert (found.word, found.policy) == ("not decided", None)
+    assert (found.outcome.text, found.policy) == ("not decided", None)
     assert says in found.reasons[0]
     assert found.next_steps[0].startswith("Add users")
 
@@ -412,17 +414,17 @@ def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
 def test_what_validation_does_not_know_speaks_against_nothing(metric):
     unknown = {(name, metric): (math.nan,) for name in ("mine", "start", "bc")}
     found = decided(validation=table(others=unknown, split="validation"))
-    assert (found.word, found.policy, found.sentence) == ("not decided", None, "Not decided")
+    assert (found.outcome.text, found.policy, found.sentence) == ("not decided", None, "Not decided")
     assert found.reasons == ["What the methods keep and are worth on validation is not known."]
-    assert decided(validation=table(values={}, split="validation")).word == "not decided"
+    assert decided(validation=table(values={}, split="validation")).outcome.text == "not decided"
 
 
 @pytest.mark.parametrize("other", ["sham", "start", "item_knn", "popularity_tilt"])
 def test_what_was_run_with_fewer_seeds_than_the_row_is_named(other):
     frame = pl.DataFrame(rows(VALUES, seeds=("0", "1")), schema=SCHEMA, orient="row")
-    assert decided(ComparisonTable(frame, ROLES)).word == "ship"
+    assert decided(ComparisonTable(frame, ROLES)).outcome.text == "ship"
     found = decided(ComparisonTable(frame.filter(~((pl.col("method") == other) & (pl.col("seed") == "1"))), ROLES))
-    assert found.word == "not decided"
+    assert found.outcome.text == "not decided"
     assert found.reasons == [f"Run with fewer seeds than the 2 of mine: {other} (1)."]
 
 
@@ -446,8 +448,8 @@ def test_the_word_does_not_depend_on_the_unit_of_a_reward_or_on_its_zero(zero, u
         for name in ("value", "ci_low", "ci_high")
     )
     found, other = (decided(ComparisonTable(frame, ROLES)) for frame in (before, after))
-    assert found.word == other.word
-    assert [finding.sign for finding in found.findings] == [finding.sign for finding in other.findings]
+    assert found.outcome.text == other.outcome.text
+    assert [finding.outcome for finding in found.findings] == [finding.outcome for finding in other.findings]
 
 
 def test_what_is_kept_is_of_the_seeds_that_both_have():

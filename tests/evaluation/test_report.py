@@ -229,6 +229,6 @@ def test_an_altered_comparison_is_not_shown(chain, tmp_path):
 
 def test_the_sentence_has_the_whole_name(chain, capsys):
     found = Sources.of(chain)
-    about = dataclasses.replace(found.decision.about, policy="asft [lr=1e-3]")
-    show(dataclasses.replace(found, decision=dataclasses.replace(found.decision, candidates=[about])))
+    selected = dataclasses.replace(found.decision.selected, policy="asft [lr=1e-3]")
+    show(dataclasses.replace(found, decision=dataclasses.replace(found.decision, candidates=[selected])))
     assert "asft [lr=1e-3]" in capsys.readouterr().out

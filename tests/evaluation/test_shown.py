@@ -17,7 +17,7 @@ OF_SHOWN |= {("mine", f"diff_start/{SHOWN_AUC}"): (0.2, 0.1, 0.3)}
 def test_the_decision_names_it_and_does_not_depend_on_it(shown):
     test, validation = table(others=shown), table(split="validation")
     found, plain = (decide(one, validation, {}, {}) for one in (test, table()))
-    assert (found.word, found.policy, found.reasons) == (plain.word, plain.policy, plain.reasons)
-    assert [figure in (found.first or "") for figure in ("40%", "60%", "+0.2000")] == [bool(shown)] * 3
+    assert (found.outcome, found.policy, found.reasons) == (plain.outcome, plain.policy, plain.reasons)
+    assert [figure in (found.caveat_text or "") for figure in ("40%", "60%", "+0.2000")] == [bool(shown)] * 3
     columns = [column.header for column in terminal_table(test).columns]
     assert (SHOWN_AUC in columns) == bool(shown)

@@ -16,11 +16,12 @@ from recalign.evaluation.findings import (
     CHANCE,
     COVERAGE,
     INFORMATIVE,
+    Outcome,
     Reports,
     better_than_chance,
     informative,
     pairwise,
-    verdicts,
+    seeds_by_verdict,
 )
 from recalign.evaluation.methods import USER_SPREAD
 from recalign.evaluation.roles import NON_LEARNED_BASELINES
@@ -51,8 +52,8 @@ def cards(
     judges = trust.get("judge_report", {})
     order, of_judges = pairwise(judges), _words(judges)
     known = better_than_chance(judges) and informative(judges)
-    if decision.about:
-        yield from _of_candidate(test, decision.about, known, unit)
+    if decision.selected:
+        yield from _of_candidate(test, decision.selected, known, unit)
     if order is not None:
         text = "Nothing tells whether they can order two rewards of one user."
         if order.known:
@@ -61,7 +62,7 @@ def cards(
             )
             text += f"right order; a coin has {CHANCE:.0%}."
         yield Card("May the judges be believed?", of_judges if order.known else "not measured", text, int(known))
-    if said := verdicts(trust.get("reward", {})):
+    if said := seeds_by_verdict(trust.get("reward", {})):
         text = " ".join(f"{implication} (seed {', '.join(seeds)})" for seeds, _, implication in said)
         sign = min(1 if verdict in INFORMATIVE else -1 if verdict == "no signal" else 0 for _, verdict, _ in said)
         yield Card("Does the reward model know tastes?", _words(trust["reward"]), text, sign)
@@ -69,20 +70,22 @@ def cards(
 
 def headline(decision: Decision, test: ComparisonTable, trust: Mapping[str, Reports], unit: str = "the reward") -> str:
     """Gain in the reward's own unit, loss of NDCG, and the judges' verdict; empty without a row whose gain is known."""
-    about, baseline = decision.about, test.better_baseline(JUDGE_VALUE)
-    if about is None or baseline is None or (gain := test.gain(about.policy)) is None:
+    selected, baseline = decision.selected, test.better_baseline(JUDGE_VALUE)
+    if selected is None or baseline is None or (gain := test.gain(selected.policy)) is None:
         return ""
-    own, (base, now) = in_unit(test, gain), (test.column(JUDGE_VALUE)[row].value for row in (baseline, about.policy))
+    own, (base, now) = in_unit(test, gain), (test.column(JUDGE_VALUE)[row].value for row in (baseline, selected.policy))
     digits = len(own.partition(".")[2])
     said = [f"{own} in {unit} ({base:.{digits}f} to {now:.{digits}f})"]
-    if math.isfinite(kept := test.retained(about.policy)):
+    if math.isfinite(kept := test.retained(selected.policy)):
         said.append(f"{_loss(kept)} of its ranking")
     return ", ".join([*said, f"judges {_words(judges)}" if (judges := trust.get("judge_report")) else "no judges"])
 
 
 def heading(decision: Decision, trust: Mapping[str, Reports]) -> str:
     """The decision's sentence; a *ship* that has caveats ends in *with care*."""
-    return f"{decision.sentence}{', with care' if decision.word == 'ship' and caveats(decision, trust) else ''}"
+    return (
+        f"{decision.sentence}{', with care' if decision.outcome is Outcome.SHIP and caveats(decision, trust) else ''}"
+    )
 
 
 def caveats(decision: Decision, trust: Mapping[str, Reports]) -> list[str]:
@@ -101,15 +104,17 @@ def _loss(kept: float) -> str:
 
 
 def _words(reports: Reports) -> str:
-    return " / ".join(dict.fromkeys(verdict for _, verdict, _ in verdicts(reports)))
+    return " / ".join(dict.fromkeys(verdict for _, verdict, _ in seeds_by_verdict(reports)))
 
 
 def more_value(decision: Decision, test: ComparisonTable) -> str | None:
-    """Why untrained rows with more value than the answer's row are no answer; None if there are none."""
-    if (about := decision.about) is None or about.policy not in (values := test.column(JUDGE_VALUE)):
+    """Why non-learned baselines with more value than the selected row are no answer; None if there are none."""
+    values = {row: cell.value for row, cell in test.column(JUDGE_VALUE).items()}
+    if decision.policy is None or decision.policy not in values:
         return None
-    others = [row for row in NON_LEARNED_BASELINES if row in values and values[row].value > values[about.policy].value]
-    if not (kept := {row: share for row in others if math.isfinite(share := test.retained(row))}):
+    ahead = [row for row in NON_LEARNED_BASELINES if row in values and values[row] > values[decision.policy]]
+    kept = {row: share for row in ahead if math.isfinite(share := test.retained(row))}
+    if not kept:
         return None
     return (
         f"{', '.join(kept)} {'have' if len(kept) > 1 else 'has'} more value and keep{'s' * (len(kept) == 1)} "
@@ -123,13 +128,13 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     Per arm n = 2 (z_.975 + z_power)^2 (s / d)^2, d the gain and s the standard deviation of users' mean rewards
     (Kohavi, Tang & Xu 2020, section 17).
     """
-    about = decision.about
-    if about is None or decision.word == "do not ship" or decision.general or decision.baskets:
+    selected = decision.selected
+    if selected is None or decision.outcome is Outcome.DO_NOT_SHIP or decision.general or decision.unresolved_ties:
         return None
-    gain, spread = test.gain(about.policy), test.get(about.policy, USER_SPREAD)
+    gain, spread = test.gain(selected.policy), test.get(selected.policy, USER_SPREAD)
     if gain is None or spread is None or not 0 < spread.value < math.inf:
         return None
-    if not about.gains:
+    if not selected.gains:
         return None
     z = NormalDist().inv_cdf
     users = 2 * (z(0.975) + z(POWER)) ** 2 * (spread.value / test.unit / gain.value) ** 2
@@ -141,16 +146,16 @@ def ab_test(decision: Decision, test: ComparisonTable) -> str | None:
     )
 
 
-def told(decision: Decision) -> str | None:
+def detectable_gain(decision: Decision) -> str | None:
     """The smallest gain and NDCG retained that the test detects with a power of `POWER`; None if not measured."""
-    if (about := decision.about) is None:
+    if (selected := decision.selected) is None:
         return None
-    tells = {verdict.test: verdict.told(POWER) for verdict in about.verdicts if verdict.test in (GAIN, RETAINED)}
-    if len(tells) < 2 or not all(map(math.isfinite, tells.values())):
+    above = {result.test: result.detectable(POWER) for result in selected.results if result.test in (GAIN, RETAINED)}
+    if len(above) < 2 or not all(map(math.isfinite, above.values())):
         return None
     return (
-        f"This test sees a gain with a chance of {POWER:.0%} if it truly is {tells[GAIN]:.3f} sd, and that "
-        f"{MIN_NDCG_RETAINED:.0%} of NDCG@10 is kept if {MIN_NDCG_RETAINED + tells[RETAINED]:.1%} truly is. Four times "
+        f"This test sees a gain with a chance of {POWER:.0%} if it truly is {above[GAIN]:.3f} sd, and that "
+        f"{MIN_NDCG_RETAINED:.0%} of NDCG@10 is kept if {MIN_NDCG_RETAINED + above[RETAINED]:.1%} truly is. Four times "
         f"the users halve what users add to these distances; no estimate below {MIN_GAIN_SD} sd is shipped."
     )
 

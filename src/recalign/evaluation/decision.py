@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -14,16 +14,16 @@ from recalign.data.events.division import LEAST
 from recalign.evaluation import findings
 from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL
 from recalign.evaluation.comparison_table import ComparisonTable
-from recalign.evaluation.findings import Finding, Reports
+from recalign.evaluation.findings import Finding, Outcome, Reports
 from recalign.evaluation.roles import START, UNTRAINED_RANKINGS
-from recalign.evaluation.rule import GAIN, Case, Verdict, holm_confidences, verdicts, weakest
+from recalign.evaluation.rule import GAIN, Case, TestResult, holm_confidences, run_tests, weakest
 from recalign.evaluation.selection import SELECT
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
-Word = Literal["ship", "do not ship", "not decided"]
-SIGNS: dict[Word, int] = {"ship": 1, "not decided": 0, "do not ship": -1}
-MAX_CANDIDATES, MAX_REMEDIES = 3, 3
-"""The most candidates that are tried, and remedies that are named."""
+MAX_CANDIDATES = 3
+"""The most candidates that are tested."""
+MAX_REMEDIES = 3
+"""The most remedies that are named."""
 NUMBERS = ("value", "low", "high", "bound", "confidence", "limit")
 FRAME = {name: pl.Float64 if name in NUMBERS else pl.String for name in ("row", "test", "other", *NUMBERS, "outcome")}
 CONDITIONS = (
@@ -50,32 +50,32 @@ CONDITIONS = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that might be shipped, its verdicts in the tests, and findings on its conditions."""
+    """A row that might be shipped: its test results, and findings on its conditions."""
 
     policy: str
-    verdicts: list[Verdict]
+    results: list[TestResult]
     conditions: list[Finding]
-    seeds: int = 1  # that it was run with
+    seeds: int = 1  # number of seeds that it was run with
 
     @property
     def findings(self) -> list[Finding]:
         """All findings about it."""
-        return [*self.conditions, *(verdict.finding() for verdict in self.verdicts)]
+        return [*self.conditions, *(result.finding() for result in self.results)]
 
     @property
-    def sign(self) -> int:
-        """Sign of the worst finding: -1 if any is against shipping, else 0 if any leaves it open, else 1."""
-        return min((finding.sign for finding in self.findings), default=0)
+    def outcome(self) -> Outcome:
+        """The lowest outcome among its findings."""
+        return min((finding.outcome for finding in self.findings), default=Outcome.OPEN)
 
     @property
-    def word(self) -> Word:
-        """The verdict on the candidate: *ship*, *do not ship* or *not decided*."""
-        return next(word for word, sign in SIGNS.items() if sign == self.sign)
+    def first_reason(self) -> str:
+        """The first finding that led to its outcome."""
+        return next(finding.text for finding in self.findings if finding.outcome is self.outcome)
 
     @property
     def gains(self) -> bool:
         """Whether it passes the test of its gain in value."""
-        return any(verdict.test is GAIN and verdict.outcome == "pass" for verdict in self.verdicts)
+        return any(result.test is GAIN and result.status == "pass" for result in self.results)
 
 
 @dataclass(frozen=True)
@@ -83,28 +83,28 @@ class Decision:
     """The decision for a comparison, with the findings behind it.
 
     Attributes:
-        candidates: the rows that were tried, by value on validation, rows without a placebo last.
+        candidates: the rows that were tested, by value on validation, rows without a placebo last.
         general: findings about the whole comparison, none in favour of shipping; one is against it if validation shows
             that no row retains enough NDCG.
-        caveats: reservations about a *ship*; stated first, whatever the verdict.
+        caveats: reservations about a *ship*; stated first, whatever the outcome.
         note: a remark stated after the caveats, or None.
-        untried: why rows were not tried, by row: the asked row, or validation's best ones without a placebo.
+        untested: why rows were not tested, by row: the highlighted row, or validation's best ones without a placebo.
         weak_start: why a better start has to be trained first; nothing is decided before.
-        baskets: why tied events (data.ties) leave the decision open, whatever else was found.
-        asked: the row that the chain's YAML highlights; of rows that are equally open, the answer is about this one.
+        unresolved_ties: why tied events (data.ties) leave the decision open, whatever else was found.
+        highlighted: the row that the chain's YAML highlights; among open candidates this one is selected.
     """
 
     candidates: list[Candidate]
     general: list[Finding]
     caveats: list[str] = field(default_factory=list)
     note: str | None = None
-    untried: dict[str, str] = field(default_factory=dict)
+    untested: dict[str, str] = field(default_factory=dict)
     weak_start: Finding | None = None
-    baskets: Finding | None = None
-    asked: str | None = None
+    unresolved_ties: Finding | None = None
+    highlighted: str | None = None
 
     @property
-    def first(self) -> str | None:
+    def caveat_text(self) -> str | None:
         """The caveats and the note in one text, or None."""
         return " ".join(filter(None, [*self.caveats, self.note])) or None
 
@@ -117,85 +117,87 @@ class Decision:
         """
         rows = [
             (
-                *(candidate.policy, verdict.test.name, verdict.estimated.other),
-                *(verdict.estimated.interval or (math.nan, math.nan, math.nan)),
-                *(verdict.bound, verdict.confidence, verdict.test.limit, verdict.outcome),
+                *(candidate.policy, result.test.name, result.estimated.other),
+                *(result.estimated.interval or (math.nan, math.nan, math.nan)),
+                *(result.bound, result.confidence, result.test.limit, result.status),
             )
             for candidate in self.candidates
-            for verdict in candidate.verdicts
+            for result in candidate.results
         ]
         return pl.DataFrame(rows, schema=FRAME, orient="row")
 
     @property
-    def about(self) -> Candidate | None:
-        """The candidate that the answer is about: the first that passes, else the first that is open, else the first.
+    def selected(self) -> Candidate | None:
+        """The candidate that the decision is about: the first of those with the highest outcome.
 
-        If the answer is open, the asked row goes first. None if no row was tried.
+        If that is *not decided*, the highlighted row goes first. None if no row was tested.
         """
-        most = 0 if self.general or self.weak_start or self.baskets else 1  # nothing is more than open then
+        best = Outcome.OPEN if self.general or self.weak_start or self.unresolved_ties else Outcome.SHIP
 
-        def order(candidate: Candidate) -> tuple[int, bool]:
-            sign = min(candidate.sign, most)
-            return sign, sign == 0 and candidate.policy == self.asked
+        def order(candidate: Candidate) -> tuple[Outcome, bool]:
+            outcome = min(candidate.outcome, best)
+            return outcome, outcome is Outcome.OPEN and candidate.policy == self.highlighted
 
         return max(self.candidates, key=order, default=None)
 
     @property
     def policy(self) -> str | None:
-        """The row that the answer is about."""
-        return self.about.policy if self.about else None
+        """The row that the decision is about."""
+        return self.selected.policy if self.selected else None
 
     @property
-    def word(self) -> Word:
-        """The candidate's verdict; *not decided* for a weak start or ties, or for a *ship* with general findings."""
-        if self.weak_start or self.baskets:
-            return "not decided"
-        against = any(finding.sign < 0 for finding in self.general)
-        own: Word = self.about.word if self.about else "do not ship" if against else "not decided"
-        return "not decided" if own == "ship" and self.general else own
+    def outcome(self) -> Outcome:
+        """The selected candidate's outcome; at most *not decided* for a weak start, ties or general findings."""
+        if self.weak_start or self.unresolved_ties:
+            return Outcome.OPEN
+        if self.selected is None:
+            return min((finding.outcome for finding in self.general), default=Outcome.OPEN)
+        return min(self.selected.outcome, Outcome.OPEN) if self.general else self.selected.outcome
 
     @property
     def sentence(self) -> str:
-        """The answer in a few words."""
+        """The decision in a few words, with that on the highlighted row if the decision is open."""
         if self.weak_start:
             return "Not decided: train a better start first"
-        verb = {"ship": "Ship", "do not ship": "Do not ship", "not decided": "Not decided:"}[self.word]
-        said = f"{verb} {self.policy}" if self.policy else verb.removesuffix(":")
-        asked = next((word for row, word, _ in self.others if row == self.asked), None)
-        if asked is None or self.policy is None or self.word != "not decided":
-            return said
-        against = f"Do not ship {self.asked}; not decided: {self.policy}"
-        return against if asked == "do not ship" else f"Not decided: {self.asked}, nor {self.policy}"
+        text = self.outcome.text.capitalize()
+        if self.policy is None:
+            return text
+        of_highlighted = next((outcome for row, outcome, _ in self.others if row == self.highlighted), None)
+        if self.outcome is not Outcome.OPEN:
+            return f"{text} {self.policy}"
+        if of_highlighted is None:
+            return f"{text}: {self.policy}"
+        if of_highlighted is Outcome.DO_NOT_SHIP:
+            return f"Do not ship {self.highlighted}; not decided: {self.policy}"
+        return f"Not decided for {self.highlighted} or for {self.policy}"
 
     @property
-    def others(self) -> list[tuple[str, Word, str]]:
-        """The other candidates: row, word, and the first reason."""
-        tried = [
-            (row.policy, row.word, next(finding.text for finding in row.findings if finding.sign == row.sign))
-            for row in self.candidates
-            if row is not self.about
-        ]
-        return [*tried, *((row, "not decided", why) for row, why in self.untried.items())]
+    def others(self) -> list[tuple[str, Outcome, str]]:
+        """The other candidates: row, outcome, and the first reason."""
+        tested = [(row.policy, row.outcome, row.first_reason) for row in self.candidates if row is not self.selected]
+        return [*tested, *((row, Outcome.OPEN, reason) for row, reason in self.untested.items())]
 
     @property
     def findings(self) -> list[Finding]:
         """All findings: on a weak start, on ties, on the whole comparison, on the candidate."""
-        gates = [gate for gate in (self.weak_start, self.baskets) if gate]
-        return [*gates, *self.general, *(self.about.findings if self.about else ())]
+        gates = [gate for gate in (self.weak_start, self.unresolved_ties) if gate]
+        return [*gates, *self.general, *(self.selected.findings if self.selected else ())]
 
     @property
     def reasons(self) -> list[str]:
-        """The findings that led to the verdict; all of them for *ship*. Why the asked row is no answer comes first."""
-        asked = [why for row, _, why in self.others if row == self.asked and self.word == "not decided"]
-        return asked + [finding.text for finding in self.findings if finding.sign == SIGNS[self.word]]
+        """The findings that led to the outcome. Why the highlighted row is no answer comes first."""
+        reasons = [finding.text for finding in self.findings if finding.outcome is self.outcome]
+        if self.outcome is Outcome.OPEN:
+            reasons = [reason for row, _, reason in self.others if row == self.highlighted] + reasons
+        return reasons
 
     @property
     def next_steps(self) -> list[str]:
         """What to do next: the first few remedies; the others may not be needed then."""
-        found = list(dict.fromkeys(finding.remedy for finding in self.findings if finding.remedy))[:MAX_REMEDIES]
-        if self.about and self.about.seeds == 1:
-            found.append("Run three seeds: intervals of one seed are over users alone, and another may differ.")
-        return found
+        steps = list(dict.fromkeys(finding.remedy for finding in self.findings if finding.remedy))[:MAX_REMEDIES]
+        if self.selected and self.selected.seeds == 1:
+            steps.append("Run three seeds: intervals of one seed are over users alone, and another may differ.")
+        return steps
 
 
 def decide(
@@ -217,40 +219,54 @@ def decide(
     guessing, repeated = list(findings.uninformative_judges(judges, len(test.seeds))), list(findings.repeated(check))
     general = [*findings.log(test, check), *repeated, *findings.start(test), *findings.few_hits(test), *guessing]
     general += unknown
-    weak_start = findings.weak_start(test, validation)
-    ahead = candidates(validation)
-    tried = sorted(ahead, key=lambda row: bool(test.roles.without_placebo(row)))[:MAX_CANDIDATES]
-    if not tried:
-        found = no_candidate(validation)
-        general.insert(0, replace(found, sign=0) if repeated else found)
-    judged = not guessing and findings.informative(judges)
-    cases = [Case(test, policy) for policy in tried]
+    ranked = candidates(validation)
+    tested = sorted(ranked, key=lambda row: bool(test.roles.without_placebo(row)))[:MAX_CANDIDATES]
+    if not tested:
+        finding = no_candidate(validation)
+        general.insert(0, replace(finding, outcome=Outcome.OPEN) if repeated else finding)
+    cases = [Case(test, row) for row in tested]
     confidences = holm_confidences([weakest(case) for case in cases])
-    decided = [
-        Candidate(
-            case.row,
-            list(verdicts(case, confidence, judged, ranked=not repeated)),
-            [
-                *findings.reward_model(test, case.row, trust.get("reward", {})),
-                *findings.placebos(test, case.row),
-                *findings.fewer_seeds(test, case.row),
-            ],
-            test.shared_seeds(case.row),
-        )
-        for case, confidence in zip(cases, confidences, strict=True)
-    ]
-    untried = {row: f"{row} has no placebo." for row in ahead[:MAX_CANDIDATES] if row not in tried}
-    asked = test.roles.highlight
-    if asked in ahead and asked not in (*tried, *untried):
-        untried[asked] = f"{asked} is worth less than {len(tried)} others on validation."
-    elif asked and tried and validation.retained(asked) < MIN_NDCG_RETAINED:
-        untried[asked] = f"{asked} keeps less than {MIN_NDCG_RETAINED:.0%} of the ranking on validation."
-    baskets = findings.baskets(check)
-    caveats = [None if weak_start else findings.no_better_than_untrained(test)]
-    if baskets and baskets.sign:  # data.ties is set: a caveat only
-        caveats, baskets = [*caveats, baskets.text], None
-    made = Decision(decided, general, [*filter(None, caveats)], None, untried, weak_start, baskets, asked)
-    return replace(made, note=findings.within_requests(test, made.policy))
+    informative = not guessing and findings.informative(judges)
+    weak_start, caveats = findings.weak_start(test, validation), []
+    if not weak_start and (caveat := findings.no_better_than_untrained(test)):
+        caveats.append(caveat)
+    ties = findings.tied_events(check)
+    if ties and ties.outcome is Outcome.SHIP:
+        caveats.append(ties.text)
+        ties = None
+    decision = Decision(
+        [
+            Candidate(
+                case.row,
+                list(run_tests(case, confidence, judged=informative, ranked=not repeated)),
+                [
+                    *findings.reward_model(test, case.row, trust.get("reward", {})),
+                    *findings.placebos(test, case.row),
+                    *findings.fewer_seeds(test, case.row),
+                ],
+                test.shared_seeds(case.row),
+            )
+            for case, confidence in zip(cases, confidences, strict=True)
+        ],
+        general,
+        caveats,
+        untested=why_untested(validation, ranked, tested),
+        weak_start=weak_start,
+        unresolved_ties=ties,
+        highlighted=test.roles.highlight,
+    )
+    return replace(decision, note=findings.within_requests(test, decision.policy))
+
+
+def why_untested(validation: ComparisonTable, ranked: list[str], tested: list[str]) -> dict[str, str]:
+    """Why the highlighted row, or one of validation's best, is not tested, by row."""
+    reasons = {row: f"{row} has no placebo." for row in ranked[:MAX_CANDIDATES] if row not in tested}
+    highlighted = validation.roles.highlight
+    if highlighted in ranked and highlighted not in (*tested, *reasons):
+        reasons[highlighted] = f"{highlighted} is worth less than {len(tested)} others on validation."
+    elif highlighted and tested and validation.retained(highlighted) < MIN_NDCG_RETAINED:
+        reasons[highlighted] = f"{highlighted} keeps less than {MIN_NDCG_RETAINED:.0%} of the ranking on validation."
+    return reasons
 
 
 def candidates(validation: ComparisonTable) -> list[str]:
@@ -264,15 +280,15 @@ def no_candidate(validation: ComparisonTable) -> Finding:
     """Why there is no candidate: none retains enough NDCG on validation, or figures are missing."""
     rows = validation.roles.candidates(validation.methods)
     if not rows or not all(validation.retained(row) < MIN_NDCG_RETAINED for row in rows):
-        return Finding(0, "What the methods keep and are worth on validation is not known.", "Evaluate again.")
+        return Finding("What the methods keep and are worth on validation is not known.", "Evaluate again.")
     of_baseline = f"of the ranking of {validation.better_baseline(NDCG_ALL)} ({NDCG_ALL}) on validation"
     text = f"No method keeps {MIN_NDCG_RETAINED:.0%} {of_baseline}"
     if few := next(findings.few_hits(validation), None):
         return replace(few, text=f"{text}, and {few.text}")
-    ends = {row: kept.high if (kept := validation.retained_interval(row)) else math.inf for row in rows}
-    best = max(ends, key=lambda row: ends[row])
-    if ends[best] < MIN_NDCG_RETAINED:
-        return Finding(-1, f"{text}.", "Take smaller steps (model.lr), or raise keep.")
+    upper = {row: kept.high if (kept := validation.retained_interval(row)) else math.inf for row in rows}
+    best = max(upper, key=lambda row: upper[row])
+    if upper[best] < MIN_NDCG_RETAINED:
+        return Finding(f"{text}.", "Take smaller steps (model.lr), or raise keep.", Outcome.DO_NOT_SHIP)
     share = validation.retained_interval(best)
-    said = f"{best} keeps {share.percent}" if share else f"what {best} keeps is not known"
-    return Finding(0, f"{text}, but one may: {said}.", "Add users or validation events (data.split), or raise keep.")
+    known = f"{best} keeps {share.percent}" if share else f"what {best} keeps is not known"
+    return Finding(f"{text}, but one may: {known}.", "Add users or validation events (data.split), or raise keep.")

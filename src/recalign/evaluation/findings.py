@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,26 @@ MAX_USER_FACTOR = 10
 """More than this many times the test users are out of reach."""
 
 
+class Outcome(IntEnum):
+    """What a finding speaks for, and what is decided. Of several findings the lowest decides."""
+
+    DO_NOT_SHIP = -1
+    OPEN = 0
+    SHIP = 1
+
+    @property
+    def text(self) -> str:
+        """*do not ship*, *not decided* or *ship*."""
+        return "not decided" if self is Outcome.OPEN else self.name.lower().replace("_", " ")
+
+
 @dataclass(frozen=True)
 class Finding:
-    """A reason. ``sign`` is 1 for shipping, -1 against, 0 where it leaves the question open."""
+    """A reason for an outcome; by default it leaves the decision open."""
 
-    sign: int
     text: str
     remedy: str = ""  # what would decide it, where it is open
+    outcome: Outcome = Outcome.OPEN
 
 
 def informative(reports: Reports) -> bool:
@@ -55,12 +69,12 @@ def informative(reports: Reports) -> bool:
     return bool(reports) and all(report["verdict"] in INFORMATIVE for report in reports.values())
 
 
-def verdicts(reports: Reports) -> list[tuple[list[str], str, str]]:
-    """Seeds, their verdict, and what it implies."""
+def seeds_by_verdict(reports: Reports) -> list[tuple[list[str], str, str]]:
+    """Seeds with the same verdict on their reward model, that verdict, and what it implies."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for seed, report in reports.items():
         seeds.setdefault((report["verdict"].replace("_", " "), report["implication"]), []).append(seed)
-    return [(of_verdict, verdict, implication) for (verdict, implication), of_verdict in seeds.items()]
+    return [(same, verdict, implication) for (verdict, implication), same in seeds.items()]
 
 
 def pairwise(reports: Reports) -> Interval | None:
@@ -78,10 +92,10 @@ def better_than_chance(reports: Reports) -> bool:
 def log(test: ComparisonTable, check: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the log, or the sample of it that was evaluated, can be measured at all."""
     if concern := refused(check.get("verdict", "")):
-        yield Finding(0, f"recalign check says not to train on this log: {concern}.", "Fix that first.")
+        yield Finding(f"recalign check says not to train on this log: {concern}.", "Fix that first.")
     if 0 < (users := max((cell.value for cell in test.column(EVALUATED).values()), default=0)) < LEAST:
         text = f"Only {users:.0f} users were evaluated, and {LEAST} are needed at least."
-        yield Finding(0, text, "Evaluate all users.")
+        yield Finding(text, "Evaluate all users.")
 
 
 def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
@@ -89,25 +103,28 @@ def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
     met = check.get("test", {}).get(SEEN)
     if met is None or not math.isfinite(met):
         text = "Nothing tells how many of the test events are of an item that the user had met before."
-        yield Finding(0, text, "Run the chain again, which checks the log.")
+        yield Finding(text, "Run the chain again, which checks the log.")
     elif met > OFTEN:
         text = f"In {met:.1%} of the test events the user had met the item before. They are ranked, but lists"
         remedy = "Set data.log.collapse: true, which makes one event of a user's events on an item."
-        yield Finding(0, f"{text} leave such items out, so {NDCG_ALL} says little of what is served.", remedy)
+        yield Finding(f"{text} leave such items out, so {NDCG_ALL} says little of what is served.", remedy)
 
 
-def baskets(check: Mapping[str, Any]) -> Finding | None:
-    """Whether many test events share their time with the one before: open if data.ties is unset, a caveat if order."""
+def tied_events(check: Mapping[str, Any]) -> Finding | None:
+    """Whether many test events share their time with the event before.
+
+    ``OPEN`` if data.ties is unset; ``SHIP``, a caveat only, if it is *order*.
+    """
     follow, reading = check.get("test", {}).get(FOLLOWS), check.get("split", {}).get(READING)
     if follow is None or not math.isfinite(follow):
         text = "Nothing tells how many of the test events follow one of the same user and time."
-        return Finding(0, text, "Run the chain again, which checks the log.")
+        return Finding(text, "Run the chain again, which checks the log.")
     if follow <= OFTEN or reading == "together":
         return None
     if reading == "order":
-        return Finding(1, f"{BASKETS.format(follow)} (data.ties: order).")
+        return Finding(f"{BASKETS.format(follow)} (data.ties: order).", outcome=Outcome.SHIP)
     remedy = "Set data.ties: together, or order where the file has the order in which they happened."
-    return Finding(0, f"{BASKETS.format(follow)}.", remedy)
+    return Finding(f"{BASKETS.format(follow)}.", remedy)
 
 
 def weak_start(test: ComparisonTable, validation: ComparisonTable) -> Finding | None:
@@ -127,7 +144,7 @@ def weak_start(test: ComparisonTable, validation: ComparisonTable) -> Finding | 
         "searches. Align it once it ranks above both."
     )
     text = f"{START} ranks below {' and below '.join(below)}, which takes no training."
-    return Finding(0, text, remedy) if below else None
+    return Finding(text, remedy) if below else None
 
 
 def start(test: ComparisonTable) -> Iterator[Finding]:
@@ -135,7 +152,7 @@ def start(test: ComparisonTable) -> Iterator[Finding]:
     baseline = test.better_baseline(ALL_USERS)
     if baseline is not None and test.column(ALL_USERS)[baseline].value == 0:
         text = f"{baseline} ranks no item of the test events among its first ten, so nothing is there to be kept."
-        yield Finding(0, text, "See what recalign check says of the test events, such as items unseen in training.")
+        yield Finding(text, "See what recalign check says of the test events, such as items unseen in training.")
 
 
 def few_hits(test: ComparisonTable) -> Iterator[Finding]:
@@ -143,11 +160,11 @@ def few_hits(test: ComparisonTable) -> Iterator[Finding]:
     baseline = test.better_baseline(ALL_USERS)
     hits = test.get(baseline, HITS) if baseline else None
     if hits is None or not math.isfinite(hits.value):
-        yield Finding(0, "How many test events the baseline ranks among its first ten is not known.", "Compare again.")
+        yield Finding("How many test events the baseline ranks among its first ten is not known.", "Compare again.")
     elif 0 < hits.value < MIN_HITS:
         text = f"{baseline} ranks {math.floor(hits.value)} of the {test.split} events among its first ten: too few to"
         text += f" tell whether {MIN_NDCG_RETAINED:.0%} are kept ({MIN_HITS} are needed)."
-        yield Finding(0, text, "Add users, or test events of each (data.split).")
+        yield Finding(text, "Add users, or test events of each (data.split).")
 
 
 def no_better_than_untrained(test: ComparisonTable) -> str | None:
@@ -182,27 +199,27 @@ def uninformative_judges(reports: Reports, seeds: int) -> Iterator[Finding]:
     seen = pairwise(reports)
     if 0 < len(reports) < seeds:
         text = f"Nothing tells what the judges know with {seeds - len(reports)} of {seeds} seeds."
-        yield Finding(0, text, "Run the chain again with all of them.")
+        yield Finding(text, "Run the chain again with all of them.")
     elif seen is None or not seen.known:
         text = f"Nothing tells whether the judges can order two rewards of one user: {unknown}"
-        yield Finding(0, text, "Keep more validation events a user.")
+        yield Finding(text, "Keep more validation events a user.")
     elif not seen.low > CHANCE:
         text = f"The judges order {seen.percent} of two rewards of one user right, which may be chance"
-        yield Finding(0, f"{text}: their values say nothing.", remedy)
+        yield Finding(f"{text}: their values say nothing.", remedy)
 
 
 def unmeasured(test: ComparisonTable) -> Iterator[Finding]:
     """Whether gains have no unit, or controls of every candidate were not run or not measured."""
     if test.unit == 0:
-        yield Finding(0, "The rewards do not vary, so no gain can be judged.", "Choose another data.reward.")
+        yield Finding("The rewards do not vary, so no gain can be judged.", "Choose another data.reward.")
     elif not math.isfinite(test.unit):
-        yield Finding(0, "The spread of the rewards is not known, so no gain can be judged.", "Evaluate again.")
+        yield Finding("The spread of the rewards is not known, so no gain can be judged.", "Evaluate again.")
     wanted = dict.fromkeys([*test.roles.baselines, *REWARD_FREE, *NON_LEARNED_BASELINES])
     if missing := ", ".join(name for name in wanted if name not in test.methods):
-        yield Finding(0, f"Controls that were not run: {missing}.", f"Add to methods: {missing}.")
+        yield Finding(f"Controls that were not run: {missing}.", f"Add to methods: {missing}.")
     cells = {row: (test.get(row, NDCG_ALL), test.get(row, JUDGE_VALUE)) for row in wanted if row in test.methods}
     if unknown := [row for row, pair in cells.items() if not all(cell and cell.known for cell in pair)]:
-        yield Finding(0, f"Controls that were not measured: {', '.join(unknown)}.", "Evaluate again.")
+        yield Finding(f"Controls that were not measured: {', '.join(unknown)}.", "Evaluate again.")
 
 
 def reward_model(test: ComparisonTable, row: str, reports: Reports) -> Iterator[Finding]:
@@ -214,24 +231,24 @@ def reward_model(test: ComparisonTable, row: str, reports: Reports) -> Iterator[
     silent = [seed for seed, verdict in verdicts.items() if verdict == "no_signal"]
     subject = f"The reward model, which {row} follows, shows no signal"
     if silent and len(silent) == len(verdicts) >= test.shared_seeds(row):
-        yield Finding(-1, f"{subject}.")
+        yield Finding(f"{subject}.", outcome=Outcome.DO_NOT_SHIP)
     elif silent:
-        yield Finding(0, f"{subject} with seed{'s' * (len(silent) > 1)} {', '.join(silent)}.")
+        yield Finding(f"{subject} with seed{'s' * (len(silent) > 1)} {', '.join(silent)}.")
     elif len(verdicts) < max(test.shared_seeds(row), 1) or "not_measured" in verdicts.values():
         text = f"Nothing tells whether the reward model, which {row} follows, knows what a user prefers."
         implied = (report["implication"] for report in reports.values() if report["verdict"] == "not_measured")
-        yield Finding(0, text, next(implied, "Run `recalign test` on the reward model."))
+        yield Finding(text, next(implied, "Run `recalign test` on the reward model."))
 
 
 def placebos(test: ComparisonTable, row: str) -> Iterator[Finding]:
     """Whether a row has placebos, and each destroyed the rewards' signal."""
     for part in test.roles.without_placebo(row):
         remedy = "Name one (placebos), such as the same method on recalign.posttrain.PermutedPostTrainingData."
-        yield Finding(0, f"{part} has no placebo.", remedy)
+        yield Finding(f"{part} has no placebo.", remedy)
     for placebo in test.roles.placebos_of(row):
         if flaw := placebo_flaw(test, placebo):
             remedy = f"Add to methods: {placebo}." if placebo not in test.methods else "Give it more events."
-            yield Finding(0, f"The placebo {placebo} {flaw}.", remedy)
+            yield Finding(f"The placebo {placebo} {flaw}.", remedy)
 
 
 def placebo_flaw(test: ComparisonTable, placebo: str) -> str | None:
@@ -254,4 +271,4 @@ def fewer_seeds(test: ComparisonTable, row: str) -> Iterator[Finding]:
     shared = {other: test.shared_seeds(row, other) for other in others if other in test.methods}
     if fewer := [f"{other} ({count})" for other, count in shared.items() if count < own]:
         text = f"Run with fewer seeds than the {own} of {row}: {', '.join(fewer)}."
-        yield Finding(0, text, "Run every row with the same seeds.")
+        yield Finding(text, "Run every row with the same seeds.")

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation import findings, plots
-from recalign.evaluation.answer import REASONS, ab_test, cards, caveats, heading, headline, more_value, told
+from recalign.evaluation.answer import REASONS, ab_test, cards, caveats, detectable_gain, heading, headline, more_value
 from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, NDCG_HIGH, SHOWN_AUC
 from recalign.evaluation.comparison_table import ComparisonTable, figure
 from recalign.evaluation.decision import CONDITIONS
@@ -84,7 +84,7 @@ def write_page(folder: Path, sources: Sources) -> Path:
             "names": names(" ".join(named), table),
             "more_value": more_value(decision, table),
             "ab_test": ab_test(decision, table),
-            "told": told(decision),
+            "detectable_gain": detectable_gain(decision),
             "reasons_shown": REASONS,
             "least_gain": MIN_GAIN_SD,
         }
@@ -195,7 +195,7 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
     rows += [(label, parts[stage], "model") for stage, label in JUDGES.items()]
     return {
         "seeds": list(reports),
-        "verdicts": findings.verdicts(reports),
+        "verdicts": findings.seeds_by_verdict(reports),
         "columns": FIGURES,
         "table": [
             (label, [_mean_cell([part["table"][name][figure] for part in each]) for figure in FIGURES])

@@ -64,7 +64,7 @@ def show(sources: Sources, *paths: Path) -> None:
 
 def reasons(decision: Decision, trust: Mapping[str, Reports], more: str = "see the report") -> list[str]:
     """A decision's caveats, note and first reasons; ``more``: where to read the other reasons."""
-    said = [*filter(None, [decision.first, *decision.reasons[:REASONS], limits(trust)])]
+    said = [*filter(None, [decision.caveat_text, *decision.reasons[:REASONS], limits(trust)])]
     left = len(decision.reasons[REASONS:])
     return [*said, f"{left} more: {more}"] if left else said
 

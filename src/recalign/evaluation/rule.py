@@ -12,11 +12,11 @@ from recalign.data.sequences.audit import MIN_GAIN_SD
 from recalign.evaluation.comparison import JUDGE_VALUE, NDCG_ALL, PLACEBO_FACTOR
 from recalign.evaluation.comparison_table import ComparisonTable, Interval
 from recalign.evaluation.evaluated_runs import ALL_USERS
-from recalign.evaluation.findings import MAX_USER_FACTOR, Finding
+from recalign.evaluation.findings import MAX_USER_FACTOR, Finding, Outcome
 from recalign.evaluation.roles import NON_LEARNED_BASELINES, REWARD_FREE
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED, RETENTION_CONFIDENCE
 
-Outcome = Literal["pass", "open", "fail"]
+Status = Literal["pass", "open", "fail"]
 CONFIDENCE = 0.95
 """Confidence of a one-sided lower bound, which has to exceed its limit; Holm raises it if several rows are tried."""
 
@@ -29,11 +29,11 @@ class Case(NamedTuple):
 
 
 class Estimated(NamedTuple):
-    """An estimate of a row against another, its 95 % interval (None: not measured), and its format."""
+    """An estimate of a row against another, its 95 % interval (None: not measured), and a template for its figures."""
 
     other: str
     interval: Interval | None
-    show: str = "{:+.3f} sd"
+    template: str = "{:+.3f} sd"
 
 
 Estimates = Iterator[Estimated]
@@ -89,10 +89,10 @@ class Test:
         estimate: yields the estimates, one per row that it is compared with.
         limit: the lower bound has to exceed it.
         confidence: of the lower bound, one-sided.
-        least: the smallest estimate that passes.
+        min_estimate: the smallest estimate that passes.
         of_value: whether judges measure it: then Holm raises its confidence, and only judges that know more than
             averages can refute by it.
-        refutes: whether a 95 % interval below limit or least is a *fail*; else it is *open*.
+        refutes: whether a 95 % interval below limit or min_estimate is a *fail*; else it is *open*.
         remedy: what would decide it; empty: more users.
     """
 
@@ -101,13 +101,13 @@ class Test:
     estimate: Callable[[Case], Estimates]
     limit: float = 0.0
     confidence: float = CONFIDENCE
-    least: float = -math.inf
+    min_estimate: float = -math.inf
     of_value: bool = True
     refutes: bool = False
     remedy: str = ""
 
 
-GAIN = Test("gain", "Gain of {row} over {other}: {value}", gain, least=MIN_GAIN_SD, refutes=True)
+GAIN = Test("gain", "Gain of {row} over {other}: {value}", gain, min_estimate=MIN_GAIN_SD, refutes=True)
 RETAINED = Test(
     "NDCG retained",
     f"Share that {{row}} keeps of the {ALL_USERS} of {{other}}: {{value}}",
@@ -143,12 +143,12 @@ TESTS = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How a row fares in a test.
+class TestResult:
+    """The result of a row in a test.
 
     Attributes:
         confidence: of the lower bound, one-sided.
-        outcome: *pass*; *fail* speaks against the row; *open* leaves it undecided.
+        status: *pass*; *fail* speaks against the row; *open* leaves it undecided.
         several_seeds: whether the interval is over seeds too.
     """
 
@@ -156,7 +156,7 @@ class Verdict:
     row: str
     estimated: Estimated
     confidence: float
-    outcome: Outcome
+    status: Status
     several_seeds: bool
 
     @property
@@ -164,31 +164,33 @@ class Verdict:
         """The estimate's lower bound; nan where it was not measured."""
         return self.estimated.interval.lower(self.confidence) if self.estimated.interval else math.nan
 
-    def told(self, power: float) -> float:
+    def detectable(self, power: float) -> float:
         """How far above the limit the truth has to lie to pass with probability ``power``; nan if not measured."""
         if self.estimated.interval is None:
             return math.nan
-        error, (sure, seen) = self.estimated.interval.error, map(NormalDist().inv_cdf, (self.confidence, power))
-        return max(error * sure, self.test.least - self.test.limit) + error * seen
+        error, quantile = self.estimated.interval.error, NormalDist().inv_cdf
+        required = max(error * quantile(self.confidence), self.test.min_estimate - self.test.limit)
+        return required + error * quantile(power)
 
     def finding(self) -> Finding:
-        """The verdict as a sentence, with what would decide it."""
-        other, interval, show = self.estimated
+        """The result as a sentence, with what would decide it."""
+        other, interval, template = self.estimated
         if interval is None:
             text = f"{self.test.name} of {self.row} beside {other}: not measured."
-            return Finding(0, text, "Evaluate both again, with the same seeds.")
-        said = self.test.claim.format(row=self.row, value=show.format(interval.value), other=other)
-        low, high, limit = (show.format(number) for number in (self.bound, interval.high, self._limit(interval)))
+            return Finding(text, "Evaluate both again, with the same seeds.")
+        claim = self.test.claim.format(row=self.row, value=template.format(interval.value), other=other)
+        low, high, limit = (template.format(number) for number in (self.bound, interval.high, self._limit(interval)))
         bound = f"at least {low} with a confidence of {self.confidence:.1%}"
-        if self.outcome == "pass":
-            return Finding(1, f"{said}, {bound}.")
-        if self.outcome == "fail":
-            return Finding(-1, f"{said}, {high} at most: more than {limit} is needed.", self.test.remedy)
-        return Finding(0, f"{said}, {bound}: more than {limit} is needed.", self._remedy(interval))
+        if self.status == "pass":
+            return Finding(f"{claim}, {bound}.", outcome=Outcome.SHIP)
+        if self.status == "fail":
+            text = f"{claim}, {high} at most: more than {limit} is needed."
+            return Finding(text, self.test.remedy, Outcome.DO_NOT_SHIP)
+        return Finding(f"{claim}, {bound}: more than {limit} is needed.", self._remedy(interval))
 
     def _limit(self, interval: Interval) -> float:
-        end = interval.high if self.outcome == "fail" else self.bound
-        return self.test.limit if end <= self.test.limit else self.test.least
+        end = interval.high if self.status == "fail" else self.bound
+        return self.test.limit if end <= self.test.limit else self.test.min_estimate
 
     def _remedy(self, interval: Interval) -> str:
         """The test's remedy, else how many times the users it takes, if errors shrink with their square root.
@@ -204,8 +206,8 @@ class Verdict:
         return f"About {max(math.ceil(times * 10) / 10, 1.1):g} times as many test users would tell."
 
 
-def verdicts(case: Case, confidence: float, judged: bool, ranked: bool) -> Iterator[Verdict]:
-    """A row's verdict in each test.
+def run_tests(case: Case, confidence: float, judged: bool, ranked: bool) -> Iterator[TestResult]:
+    """A row's result in each test.
 
     Args:
         confidence: of tests of value, by Holm.
@@ -214,15 +216,15 @@ def verdicts(case: Case, confidence: float, judged: bool, ranked: bool) -> Itera
     """
     several = case.test.shared_seeds(case.row) > 1
     for test in TESTS:
-        sure = confidence if test.of_value else test.confidence
+        confidence_of_test = confidence if test.of_value else test.confidence
         refutes = test.refutes and (judged if test.of_value else ranked)
         for estimated in test.estimate(case):
-            outcome: Outcome = "open"
+            status: Status = "open"
             if (interval := estimated.interval) is not None:
-                passed = interval.lower(sure) > test.limit and interval.value >= test.least
-                refuted = refutes and interval.high < max(test.limit, test.least)
-                outcome = "pass" if passed else "fail" if refuted else "open"
-            yield Verdict(test, case.row, estimated, sure, outcome, several)
+                passed = interval.lower(confidence_of_test) > test.limit and interval.value >= test.min_estimate
+                refuted = refutes and interval.high < max(test.limit, test.min_estimate)
+                status = "pass" if passed else "fail" if refuted else "open"
+            yield TestResult(test, case.row, estimated, confidence_of_test, status, several)
 
 
 def holm_confidences(weakest: list[float]) -> list[float]:
@@ -235,17 +237,17 @@ def holm_confidences(weakest: list[float]) -> list[float]:
         1 - .05 / m for the strongest of m, 1 - .05 / (m - 1) for the next, and so on until one does not pass, whose
         confidence the others share.
     """
-    found, left, passing = [CONFIDENCE] * len(weakest), len(weakest), True
-    for place in sorted(range(len(weakest)), key=lambda place: -weakest[place]):
-        found[place] = 1 - (1 - CONFIDENCE) / left
-        passing = passing and weakest[place] > NormalDist().inv_cdf(found[place])
-        left -= passing
-    return found
+    confidences, hypotheses, passing = [CONFIDENCE] * len(weakest), len(weakest), True
+    for row in sorted(range(len(weakest)), key=lambda row: -weakest[row]):
+        confidences[row] = 1 - (1 - CONFIDENCE) / hypotheses
+        passing = passing and weakest[row] > NormalDist().inv_cdf(confidences[row])
+        hypotheses -= passing
+    return confidences
 
 
 def weakest(case: Case) -> float:
     """By how many standard errors a row passes its weakest test of value that Holm corrects; -inf: it cannot pass."""
     if case.test.roles.without_placebo(case.row):
         return -math.inf
-    found = [interval for test in TESTS if test.of_value for _, interval, _ in test.estimate(case)]
-    return min(interval.errors_above(0) if interval else -math.inf for interval in found)
+    intervals = [interval for test in TESTS if test.of_value for _, interval, _ in test.estimate(case)]
+    return min(interval.errors_above(0) if interval else -math.inf for interval in intervals)

@@ -76,7 +76,7 @@ def test_the_table_has_a_row_a_policy(job: Any):
 
 def test_a_comparison_has_the_decision_and_prints_it_as_the_command_does(job: Any):
     decision = job.table.decision
-    assert (decision.word != "ship", decision.policy) == (True, "asft")
+    assert (decision.outcome.text != "ship", decision.policy) == (True, "asft")
     assert any("Controls that were not run: popularity_tilt" in finding.text for finding in decision.findings)
     assert any("asft_permuted was not run" in finding.text for finding in decision.findings)
     assert {*decision.frame()["row"]} == {"asft"}

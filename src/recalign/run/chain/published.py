@@ -68,7 +68,7 @@ def _summary(test: ComparisonTable, sources: Sources) -> dict[str, Any]:
     for stage, reports in sources.trust.items():
         said |= {f"trust/{stage}/seed-{seed}": report["verdict"] for seed, report in reports.items()}
     if decision := sources.decision:
-        said |= {"decision/word": decision.word, "decision/policy": decision.policy}
+        said |= {"decision/word": decision.outcome.text, "decision/policy": decision.policy}
         said |= {"decision/because": " ".join(decision.reasons), "decision/next": " ".join(decision.next_steps)}
     for metric in MAIN:
         said |= {f"test/{metric}/{method}": cell.value for method, cell in test.column(metric).items()}

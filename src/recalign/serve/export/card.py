@@ -111,5 +111,5 @@ def _compared(run: OpenedRun) -> str:
     if (decision := sources.decision) is None:
         return "Its chain measured baselines alone."
     about = "" if decision.policy in (None, run.row) else f" This bundle is `{run.row}`."
-    reasons = "".join(f"\n- {reason}" for reason in filter(None, [decision.first, *decision.reasons]))
+    reasons = "".join(f"\n- {reason}" for reason in filter(None, [decision.caveat_text, *decision.reasons]))
     return f"**The chain's decision: {heading(decision, sources.trust)}.**{about}\n{reasons}"
