@@ -32,7 +32,8 @@ class EvaluatedRun:
     @classmethod
     def read(cls, method: str, seed: int, folder: Path) -> EvaluatedRun:
         """Read the folder of an evaluation. Judges with a reward of their own have no gap to the reward model."""
-        summary, splits = read_json(folder / "summary.json"), {}
+        summary = read_json(folder / "summary.json")
+        splits: dict[str, pl.DataFrame] = {}
         for split in EVALUATION_SPLITS:
             if (path := folder / f"{split}.parquet").is_file():
                 frame = with_rank_metrics(pl.read_parquet(path, glob=False).sort("user", "event"))

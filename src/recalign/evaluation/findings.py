@@ -111,10 +111,7 @@ def repeated(check: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def tied_events(check: Mapping[str, Any]) -> Finding | None:
-    """Whether many test events share their time with the event before.
-
-    ``OPEN`` if data.ties is unset; ``SHIP``, a caveat only, if it is *order*.
-    """
+    """Whether many test events share their time with the one before: open if data.ties is unset, a caveat if order."""
     follow, reading = check.get("test", {}).get(FOLLOWS), check.get("split", {}).get(READING)
     if follow is None or not math.isfinite(follow):
         text = "Nothing tells how many of the test events follow one of the same user and time."

@@ -1,7 +1,4 @@
-"""Roles of a comparison's rows.
-
-A chain's YAML names the trained methods and their roles. Built-in baselines are named here, and built in `rows`.
-"""
+"""Roles of a comparison's rows: trained methods are named by a chain's YAML, built-in baselines here."""
 
 from __future__ import annotations
 
