@@ -66,7 +66,8 @@ def test_from_a_log_to_a_table_that_check_reads(folder, capsys):
     assert counts["outcomes"]["of users without a decision"] == 1
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in (folder / "table").iterdir())
     settings = yaml.safe_load((folder / "table" / LOG).read_text())["data"]
-    events = load_events(LogMapping(**settings["log"]), Path(settings["root"]), settings["reward"])
+    assert settings["root"] == "."
+    events = load_events(LogMapping(**settings["log"]), folder / "table", settings["reward"])
     assert events.frame.height == 600
     assert events.frame["is_random"].sum() == 200
     assert events.frame["propensity"].drop_nulls().len() == 400
@@ -80,7 +81,7 @@ def in_parts(folder: Path, log: Path) -> EventDataModule:
     given = yaml.safe_load(log.read_text())["data"]
     earlier = str(folder / "ids") if (folder / "ids").exists() else None
     return EventDataModule(
-        LogMapping(**given["log"]), given["reward"], High(**given["high"]), TimeSplit((0.6, 0.8)), given["root"],
+        LogMapping(**given["log"]), given["reward"], High(**given["high"]), TimeSplit((0.6, 0.8)), str(log.parent),
         cache=False, grows_from=earlier,
     )  # fmt: skip
 
@@ -168,6 +169,22 @@ def test_a_yaml_that_is_there_is_kept(folder):
     path.write_text(text)
     feedback([*WORDS, "--window", "200"])
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "said"),
+    [
+        ("root: .", "root: ../elsewhere", [], "it reads the table in ../elsewhere"),
+        ("", "", ["--ignored", "-2"], "above 0, but --ignored is -2"),
+    ],
+)
+def test_kept_yaml_that_does_not_fit_the_table_is_refused(folder, old, new, words, said):
+    feedback(WORDS)
+    log, before = folder / "log" / SHOWN_LOG, (folder / "log" / TABLE).read_bytes()
+    log.write_text(log.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=said):
+        feedback([*WORDS, *words])
+    assert (folder / "log" / TABLE).read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["shop\U0001f3ac", "a\nb", "\x1b[31m", "it's: {odd}"])

@@ -312,7 +312,7 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
     assert abs(found["drift"]["value"][1]) < 1e-3
     assert "--unshown" in capsys.readouterr().out  # what was chosen before the first list is not counted
     table, mine = shutil.copytree(log.parent, tmp_path / "table"), tmp_path / "mine.yaml"
-    mine.write_text(log.read_text().replace(str(log.parent), str(table)))
+    mine.write_text(log.read_text().replace("root: .", f"root: {table}"))
     (table / "feedback.json").write_text(json.dumps({MISFITS: {OVERDUE: 7}}))
     monitor(bundled, mine, **seconds)
     assert "7 lists are in no window" in capsys.readouterr().out
@@ -349,11 +349,9 @@ def test_what_cannot_be_used(words, what, bundled, around, tmp_path, monkeypatch
     assert "->" in said
 
 
-def test_a_moved_table_is_the_one_beside_its_yaml(around, tmp_path):
-    made = shutil.copytree(around / "table", tmp_path / "made")
-    log = yaml.safe_load((made / "feedback.yaml").read_text())
-    log["data"]["root"] = str(made)
-    (made / "feedback.yaml").write_text(yaml.safe_dump(log))
-    height = read_rows(made / "feedback.yaml").height
-    moved = made.rename(tmp_path / "moved")
-    assert read_rows(moved / "feedback.yaml").height == height
+def test_a_copied_table_is_the_one_beside_its_yaml(around, tmp_path):
+    copied = shutil.copytree(around / "table", tmp_path / "copied")
+    rows = pl.read_parquet(copied / "feedback.parquet").head(7)
+    (copied / "feedback.parquet.sha256").unlink()
+    rows.write_parquet(copied / "feedback.parquet")
+    assert read_rows(copied / "feedback.yaml").height == 7

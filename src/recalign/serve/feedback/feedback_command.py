@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import yaml
+
 from recalign.data.events import LogMapping, render
-from recalign.data.events.yaml_text import yaml_scalar
 from recalign.errors import InputError
 from recalign.files import atomic_write
 from recalign.seals import write_with_digest
@@ -25,7 +27,7 @@ EXPOSURE_YAML = """\
 # What was shown and what came of it, as `recalign feedback` joined it: for estimates of what a policy is worth.
 # To train on it: feedback-shown.yaml. Check it: recalign check THIS FILE
 data:
-  root: {root} # folder of the table; --data.root overrides it
+  root: . # the folder of this file; --data.root overrides it
   log:
     name: feedback # names run folders and tables
     files: [{table}]
@@ -48,7 +50,7 @@ SHOWN_YAML = """\
 # Items chosen, and items shown but not chosen, as `recalign feedback` joined them: to train on, not to estimate from,
 # since rows below the last choice are left out. Check it: recalign check THIS FILE
 data:
-  root: {root} # folder of the table; --data.root overrides it
+  root: . # the folder of this file; --data.root overrides it
   log:
     name: feedback-shown # names run folders and tables
     files: [{table}]
@@ -69,6 +71,7 @@ data:
       cuts: [0.8, 0.9] # 80 % of the choices train, 10 % validate, 10 % test
 """
 YAMLS = {LOG: EXPOSURE_YAML, SHOWN_LOG: SHOWN_YAML}
+ROOT_LINE, HIGH_LINE = r"^  root: (.+?) #", r"^    expression: reward > (\S+) #"
 
 
 def feedback(words: list[str]) -> None:
@@ -148,9 +151,11 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
     """Write the table, the counts and those of `YAMLS` that are missing: all or none, readable by their owner only.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or a YAML in it does not fit the table.
     """
     missing = [name for name in YAMLS if not (out / name).is_file()]
+    for name in YAMLS.keys() - missing:
+        _require_kept(out / name, rule.ignored)
     try:
         with ExitStack() as stack:
             table = stack.enter_context(write_with_digest(out / TABLE))
@@ -160,8 +165,20 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
             found.table.write_parquet(table)
             counts.write_text(json.dumps(found.counts, indent=2) + "\n", encoding="utf-8")
             for name, path in zip(missing, logs, strict=True):
-                text = YAMLS[name].format(root=yaml_scalar(str(out.absolute())), table=TABLE, ignored=rule.ignored)
+                text = YAMLS[name].format(table=TABLE, ignored=rule.ignored)
                 path.write_text(text, encoding="utf-8")
     except OSError as error:
         what = f"the table cannot be written: {error.strerror or error}"
         raise InputError(what, where=str(out), remedy="give --out a folder that can be written") from error
+
+
+def _require_kept(path: Path, ignored: float) -> None:
+    """Refuse a YAML of an earlier table that does not fit this one: that of a copied folder, or of other rewards."""
+    text = path.read_text(encoding="utf-8")
+    root, reward = (re.search(line, text, re.MULTILINE) for line in (ROOT_LINE, HIGH_LINE))
+    remedy = "delete it, and a new one is written; or write {} in it"
+    if root and (path.parent / Path(str(yaml.safe_load(root[1]))).expanduser()).resolve() != path.parent.resolve():
+        raise InputError(f"it reads the table in {root[1]}", where=str(path), remedy=remedy.format("root: ."))
+    if reward and float(reward[1]) != ignored:
+        what = f"its high rewards are those above {reward[1]}, but --ignored is {ignored:g}"
+        raise InputError(what, where=str(path), remedy=remedy.format(f"reward > {ignored:g}"))

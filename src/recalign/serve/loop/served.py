@@ -142,7 +142,7 @@ class UserHistories:
 
 
 def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
-    """A log's ``data`` settings, its `LogMapping`, and the folder of its table, which may have moved with the YAML.
+    """A log's ``data`` settings, its `LogMapping`, and the folder of its table.
 
     Raises:
         InputError: it is not such a YAML.
@@ -158,8 +158,7 @@ def settings(path: Path) -> tuple[dict[str, Any], LogMapping, Path]:
     except TypeError as error:
         raise InputError(f"data.log: {error}", where=str(path), remedy=REMEDY) from error
     root = data_root(data.get("root") and str(path.parent / Path(data["root"]).expanduser()))
-    there, beside = (all((one / file).is_file() for file in log.files) for one in (root, path.parent))
-    return data, log, path.parent if beside and not there else root  # moved with its table
+    return data, log, root
 
 
 def read_rows(path: Path) -> pl.DataFrame:
