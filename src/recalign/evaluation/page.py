@@ -198,7 +198,7 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
         "verdicts": findings.seeds_by_verdict(reports),
         "columns": FIGURES,
         "table": [
-            (label, [_mean_cell([part["table"][name][figure] for part in each]) for figure in FIGURES])
+            (label, [_mean_cell([part["table"][name].get(figure, [None]) for part in each]) for figure in FIGURES])
             for label, each, name in rows
             if each
         ],
@@ -206,7 +206,7 @@ def _trust(trust: Mapping[str, findings.Reports]) -> dict[str, Any]:
 
 
 def _mean_cell(estimates: list[list[float | None]]) -> tuple[str, str]:
-    """Mean of a figure and of its interval, as text; a dash if any is missing."""
+    """Mean of a figure and of its interval, as text; a dash if any is missing, as in a report of an earlier version."""
     if any(value is None for estimate in estimates for value in estimate):
         return "–", ""
     value, low, high = np.mean(np.array(estimates, dtype=float), axis=0)
