@@ -274,4 +274,4 @@ def test_a_log_with_concerns_fails_a_strict_check(folder: Path, flag: list[str])
     assert tiny.recalign(folder, *words).code == 0
     with pytest.raises(SystemExit) as stop:
         tiny.recalign(folder, *words, *flag)
-    assert stop.value.code == 1
+    assert stop.value.code == 4

@@ -54,32 +54,32 @@ RUN = Folder(
 EXPORTED = RUN._replace(files=(*RUN.files, "chain.json"), remedy=f"{RUN.remedy}; or a chain's: runs/<chain>")
 BUNDLE = Folder("bundle", ("bundle.json", "current", "bundles", "bundles.json"), "recalign export RUN writes one")
 COMMANDS = {
-    "chain": Command(
-        "the main job: from a raw log to A-SFT, a comparison and a report", "run.chain.chain", ("chains",)
-    ),
-    "update": Command("the next day: a finished chain goes on with its grown log", "run.chain.update.update"),
-    "init": Command("describe a table of your own: write its YAML", "data.events.init_command.init"),
-    "check": Command("what a log holds and how it is divided, before any training", "run.commands.check", LOG),
+    "chain": Command("train, post-train and compare policies of a log, and report", "run.chain.chain", ("chains",)),
+    "update": Command("continue a finished chain on a log that has grown", "run.chain.update.update"),
+    "init": Command("write the YAML that describes your own table of events", "data.events.init_command.init"),
+    "check": Command("report what a log holds and whether it can be trained on", "run.commands.check", LOG),
     "rewards": Command("compare candidate rewards of a log, before any training", "run.commands.rewards", LOG),
-    "prepare": Command("prepare a log that is larger than memory, by its users", "run.commands.prepare", LOG),
-    "configs": Command("list the YAML that is shipped, or print one", "cli._configs"),
+    "prepare": Command("prepare a log that is larger than memory", "run.commands.prepare", LOG),
+    "configs": Command("list the shipped YAML files, or print one", "cli._configs"),
     "tune": Command("search the settings of a stage, and write the best as YAML", "run.chain.tune.tune", STAGE),
-    "fit": Command("train one stage: recommender, reward model, a post-training method", FIT, STAGE),
-    "validate": Command("validation figures of a trained stage", FIT, STAGE),
-    "test": Command("test figures of a trained stage", FIT, STAGE),
-    "predict": Command("each user's recommendations from a trained policy, to Parquet", FIT, STAGE),
-    "recommend": Command("a few users' recommendations, as a table", "run.commands.recommend", folder=RUN),
-    "export": Command("a bundle of a policy, without log and torch", "serve.export.command.export", folder=EXPORTED),
+    "fit": Command("train one stage: a recommender, a reward model or a post-training method", FIT, STAGE),
+    "validate": Command("compute the validation metrics of a trained stage", FIT, STAGE),
+    "test": Command("compute the test metrics of a trained stage", FIT, STAGE),
+    "predict": Command("write every user's recommendations to Parquet", FIT, STAGE),
+    "recommend": Command("print a few users' recommendations as a table", "run.commands.recommend", folder=RUN),
+    "export": Command("make a bundle of a policy, to be served", "serve.export.command.export", folder=EXPORTED),
     "items": Command("add new items to a bundle by their features", "serve.export.new_items.items"),
-    "serve": Command("answer over HTTP from a bundle", "serve.server.command.serve", folder=BUNDLE),
-    "feedback": Command("join what was shown with what came of it", "serve.feedback.feedback_command.feedback"),
-    "offpolicy": Command("what a candidate's lists would have earned", "serve.loop.offpolicy_command.offpolicy"),
-    "monitor": Command("what has changed since a version was first served", "serve.loop.monitor_command.monitor"),
-    "compare": Command("the table of a chain's methods, from its run folders", "evaluation.report.compare"),
-    "report": Command("the page report.html of a chain, from its run folders", "evaluation.report.report"),
-    "dashboard": Command("make a workspace in Weights & Biases", "run.chain.published.dashboard"),
-    "tokenize": Command("semantic ids: write each item as a few codes", "run.stage.tokens.run_command", LOG),
-    "simulate": Command("make a log whose true rewards are known", "data.simulation.simulate_command.simulate"),
+    "serve": Command("serve a bundle over HTTP", "serve.server.command.serve", folder=BUNDLE),
+    "feedback": Command("join served lists with their outcomes", "serve.feedback.feedback_command.feedback"),
+    "offpolicy": Command(
+        "estimate the value of a candidate from served lists", "serve.loop.offpolicy_command.offpolicy"
+    ),
+    "monitor": Command("report changes since a version was first served", "serve.loop.monitor_command.monitor"),
+    "compare": Command("compare a chain's methods again, from its run folders", "evaluation.report.compare"),
+    "report": Command("write report.html of a chain again, from its run folders", "evaluation.report.report"),
+    "dashboard": Command("create a workspace in Weights & Biases", "run.chain.published.dashboard"),
+    "tokenize": Command("write each item as a few codes (semantic ids)", "run.stage.tokens.run_command", LOG),
+    "simulate": Command("simulate a log whose true rewards are known", "data.simulation.simulate_command.simulate"),
 }
 STAGES = [name for name, command in COMMANDS.items() if command.function == FIT]
 READ_WORDS = (*STAGES, "chain", "update", "init", "configs", "tune", "serve", "feedback", "tokenize")
@@ -90,20 +90,20 @@ usage: recalign {command} NAME ... [OPTIONS]
 
 {summary}
 
-NAME ...             YAML of the stage and of the log, such as: asft ml-1m
---config FILE        the same, as files; later ones win
+NAME ...             YAML files of the stage and the log, such as: asft ml-1m
+--config FILE        the same by path; later files override earlier ones
 --model.KEY VALUE    a setting of the model, such as --model.lr 1e-5
 --data.KEY VALUE     a setting of the data, such as --data.root DIR
 --trainer.KEY VALUE  a setting of Lightning's Trainer, such as --trainer.max_epochs 3
 --early_stopping.KEY VALUE
-                     of Lightning's EarlyStopping, such as --early_stopping.patience 8
+                     a setting of Lightning's EarlyStopping, such as --early_stopping.patience 8
 --optimizer NAME, --lr_scheduler NAME, --optimizer.KEY VALUE
-                     of torch, in place of the stage's own, such as SGD, StepLR
---seed_everything N  the seed
---run.KEY VALUE      where the run's folder is: name, root, chain
---wandb online       log to Weights & Biases online; false: not at all; else offline
---threads N          of torch; else one for each core that nothing else uses, and as many as it had where it goes on
---ckpt_path last     go on with this run where it stopped
+                     torch's, in place of the stage's own, such as SGD, StepLR
+--seed_everything N  the random seed; it also names the run folder
+--run.KEY VALUE      the run folder <root>/<chain>/<name>/seed-<n>; KEY is root, chain or name
+--wandb MODE         Weights & Biases: online, offline (default), or false for no logging
+--threads N          torch threads (default: number of idle cores; when resuming, as in the first run)
+--ckpt_path last     resume this run where it stopped
 --print_config       print the whole configuration and stop
 
 All options, with types: recalign {command} NAME --help"""
@@ -115,13 +115,13 @@ usage: recalign COMMAND [NAME ...] [OPTIONS]      recalign COMMAND --help
 
 {commands}
 
-NAME is a YAML file or the name of one that is shipped; it stands for --config FILE:
+NAME is a YAML file, or the name of a shipped one; it is short for --config FILE:
   recalign chain ml-100k
   recalign fit asft ml-1m --model.temperature 0.5
 
-exit codes: 0 done, 1 a bug (check --strict: the log is not usable without care; monitor --strict: the newest window has
-an alarm), 2 the input cannot be used (the message says why), 3 training failed, 130 interrupted,
-143 told to end (SIGTERM); fit --ckpt_path last goes on"""
+exit codes: 0 done; 1 internal error (please report); 2 invalid input; 3 training failed;
+4 --strict: concerns (check), an alarm or overdue lists (monitor); 130 interrupted; 141 output closed; 143 SIGTERM.
+Resume a fit with --ckpt_path last."""
 
 
 def usage() -> str:
@@ -242,6 +242,6 @@ def _choose_wandb(words: list[str]) -> list[str]:
 
 def _configs(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="recalign configs", description=COMMANDS["configs"].summary)
-    parser.add_argument("name", nargs="?", help="the one to print, such as asft or chains/ml-100k")
+    parser.add_argument("name", nargs="?", help="file to print, such as asft or chains/ml-100k")
     name = parser.parse_args(words).name
     print(configs.find(name).read_text(encoding="utf-8").rstrip() if name else configs.listing())

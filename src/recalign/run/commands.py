@@ -31,13 +31,13 @@ def check(*, data: EventDataModule, strict: bool = False) -> None:
 
     Args:
         data: the log, its reward and its split; name its YAML: recalign check ml-100k.
-        strict: exit with 1 if the verdict on the log has concerns.
+        strict: exit with 4 if the verdict on the log has concerns.
     """
     sections = audit_log(data)
     said = verdict(sections, data.log_.time_unit)
     print(said, data.report, render(sections), sep="\n\n")
     if strict and said.concerns:
-        sys.exit(1)
+        sys.exit(4)
 
 
 def rewards(

@@ -75,7 +75,7 @@ def test_the_command_says_what_broke_and_what_to_do(bundled, bundle, tmp_path, c
     assert found.filter(figure="unknown", window=0)["value"].item() > 0
     with pytest.raises(SystemExit) as stop:
         main([*words, "--strict"])
-    assert stop.value.code == 1
+    assert stop.value.code == 4
 
 
 def test_strict_looks_at_the_newest_window_of_the_runs_own_version(bundled, bundle, tmp_path, capsys):
@@ -157,5 +157,5 @@ def test_lists_that_wait_for_outcomes_are_said_and_strict_does_not_pass(bundled,
     (tmp_path / COUNTS).write_text(json.dumps({MISFITS: {OVERDUE: 10_000}}))
     with pytest.raises(SystemExit) as stop:
         main(words)
-    assert stop.value.code == 1
+    assert stop.value.code == 4
     assert "10,000 lists are in no window" in capsys.readouterr().out

@@ -35,33 +35,33 @@ class Chain:
 
     Attributes:
         log: the log's YAML: its name in conf/logs, or a path, from the current folder or from the chain's YAML.
-        methods: rows of the table.
-        name: name of the run folder; null: that of the chain's YAML.
+        methods: methods and baselines to compare: the rows of the table.
+        name: name of the run folder; null: the name of the chain's YAML.
         recommender: YAML of the recommender: ``recommender`` (HSTU, over items) or ``recommender-onerec`` (OneRec, over
             semantic ids, which are made first, by conf/stages/tokens.yaml).
-        seeds: each a whole chain: cloning, reward model, judges, post-training.
+        seeds: random seeds; each repeats cloning, reward model, judges and post-training.
         highlight: the method that the report focuses on; null: none.
-        placebos: methods that must gain nothing, each with the method that it copies except for one thing.
+        placebos: methods that must gain nothing, each mapped to the method that it copies except for one thing.
         baselines: gains are measured against the best of these rows.
-        rerank: strength of reranked rows at alpha 1: 1 / lambda, in 1 / standard deviation of the reward; for
-            `popularity_tilt`, the factor of log counts.
+        rerank: weight of the standardised reward in reranking (1 / lambda), before the NDCG budget scales it; for
+            `popularity_tilt`, of log counts.
         keep: the NDCG budget: share of the start's ``all/ndcg@10`` on validation that every method keeps. Post-trained
-            weights (``model.keep``) are interpolated, and strengths scaled, from the start up to it, with alpha from
-            1/16 to 4; null: both stay as they are, whatever share is left.
-        trials: number of settings to try for each method, the first as in its YAML, the others from conf/search.yaml.
-            The best on validation, with the first seed, is run with every seed. 0 or 1: nothing is searched.
+            weights (``model.keep``) are interpolated, and weights of rerankers scaled, from the start up to it, with
+            alpha from 1/16 to 4; null: both stay as they are, whatever share is left.
+        trials: number of settings to try for each method: those of its YAML, then others from conf/search.yaml. The
+            best on validation, with the first seed, is run with every seed. 0 or 1: no search.
         evaluation: how methods are evaluated.
         world: settings of a simulated world; each seed then has a world of its own, drawn with that seed.
         root: folder of all runs.
-        workers: tasks at a time: 1 runs them in turn in this process; null: one per core and 2 GiB of memory, 1 with a
-            GPU or several processes per stage, or as many as fit a Ray cluster.
-        engine: where they run: processes of this machine, or a Ray cluster (that of RAY_ADDRESS).
-        threads: of torch, for every task; null: 1, so that results do not depend on the cores, or torch's default with
-            a GPU or several processes per stage and one task at a time.
-        num_cpus: CPUs that Ray reserves for a task; null: as many as it has threads.
+        workers: number of parallel tasks; 1: one after the other in this process; null: one per core and 2 GiB of
+            memory, 1 with a GPU or several processes per stage, or as many as fit a Ray cluster.
+        engine: where tasks run: processes of this machine, or a Ray cluster (that of RAY_ADDRESS).
+        threads: torch threads per task; null: 1, so that results do not depend on the number of cores, or torch's
+            default if tasks run one at a time with a GPU or several processes per stage.
+        num_cpus: CPUs that Ray reserves for a task; null: one per thread.
         num_gpus: GPUs that Ray reserves for a task.
-        quick: a first look: only the highlighted method, rows that need no training, and their placebos.
-        verbose: whether each stage prints its own command, its duration and its checkpoint.
+        quick: run only the highlighted method, rows that need no training, and their placebos.
+        verbose: whether each stage prints its command, duration and checkpoint.
         stages: settings of single stages or methods, over those of their YAML (``asft: {model: {temperature: 0.5}}``).
         trainer: settings of every stage's trainer.
         data: settings of every stage's data.

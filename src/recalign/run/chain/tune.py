@@ -43,7 +43,7 @@ class Tune:
             shorter one.
         space: YAML of the search spaces: its name or a path; null: conf/search.yaml. The stage's space has the name of
             its YAML, else that of the run.
-        metric: the logged figure to optimise; null: the figure that chooses the stage's checkpoint, else the value by
+        metric: the logged metric to optimise; null: the metric that chooses the stage's checkpoint, else the value by
             the log's judges for selection (value/select_judge@10).
         goal: whether a high or a low value is better; null: as is usual for the metric.
         out: the YAML to write; null: tuned.yaml in the folder of the trials.

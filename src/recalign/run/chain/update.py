@@ -39,10 +39,10 @@ class Update:
         log: YAML of the grown log: the earlier events, and each user's new ones after them. It may be the chain's own,
             if its files have grown.
         name: name of the run folder, beside the earlier chain's; null: the earlier name and -update.
-        epochs: of the recommender, as a share of the epochs of its first training.
+        epochs: the recommender's number of epochs, as a share of that of its first training.
         untouched: share of the users without new training events that the recommender is trained on.
-        workers: tasks at a time, as in `recalign chain`; null: as the earlier chain.
-        verbose: whether each stage prints its own command, its duration and its checkpoint.
+        workers: number of parallel tasks, as in `recalign chain`; null: as in the earlier chain.
+        verbose: whether each stage prints its command, duration and checkpoint.
     """
 
     run: str

@@ -127,19 +127,21 @@ class StageCLI(LightningCLI):
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything; names the run folder.")
+        parser.add_argument("--seed_everything", type=int, default=0, help="Random seed; it also names the run folder.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunConfig, "run")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument(
-            "--early_stopping", type=EarlyStopping | None, help="Ends training when a figure no longer improves."
+            "--early_stopping", type=EarlyStopping | None, help="Stop training when a metric no longer improves."
         )
         parser.add_argument(
-            "--ckpt_path", type=str | None, help="Checkpoint to continue or to evaluate: last, best, FILE."
+            "--ckpt_path", type=str | None, help="Checkpoint to resume or evaluate: last, best or a file."
         )
         parser.add_argument(
-            "--threads", type=PositiveInt | None, help="Threads of torch; null: as many as there are idle cores."
+            "--threads",
+            type=PositiveInt | None,
+            help="Torch threads; null: one per idle core, or as before if resumed.",
         )
         parser.link_arguments("data.num_items", "model.init_args.num_items", apply_on="instantiate")
 

@@ -125,25 +125,25 @@ def feedback(words: list[str]) -> None:
 def _options() -> argparse.ArgumentParser:
     rule = Rule()
     parser = argparse.ArgumentParser(
-        prog="recalign feedback", description="Join what a server has shown with what came of it, or forget a user."
+        prog="recalign feedback", description="Join the lists that a server showed with outcomes, or erase a user."
     )
     option = parser.add_argument
-    option("folder", type=Path, help="of recalign serve BUNDLE --decisions FOLDER")
-    option("--outcomes", nargs="+", help="tables of events: .csv, .tsv or .parquet")
-    option("--user", help="column of the user's id, as requests name users; default user")
-    option("--decision", help="column of the decision's id, as answers have it; in place of --user")
-    option("--item", default="item", help="column of the item's id; default %(default)s")
-    option("--time", default="timestamp", help="column of the time; default %(default)s")
-    option("--time_unit", choices=("s", "ms", "us", "datetime"), default="s")
-    option("--time_format", help="how times are written, where that is not ISO 8601: %%d/%%m/%%Y %%H:%%M")
-    option("--reward", default="1", help="expression over the columns of how good it was; default %(default)s")
-    option("--window", type=float, default=rule.window, help="seconds in which an outcome counts; default %(default)g")
-    option("--delay", type=float, default=rule.delay, help="seconds by which outcomes may be late in their table")
-    option("--ignored", type=float, default=rule.ignored, help="reward of what was shown and not chosen")
-    option("--unshown", action="store_true", help="also keep outcomes that are in no row of a shown item, as events")
-    option("--key_file", type=Path, help=f"file that holds the log's key; else the variable {DECISIONS_KEY}")
-    option("--out", type=Path, help="folder of the table; default: the log's")
-    option("--forget", metavar="USER", help="erase a user from the log, and from the table in it (or in --out)")
+    option("folder", type=Path, help="the decision log: FOLDER of recalign serve BUNDLE --decisions FOLDER")
+    option("--outcomes", nargs="+", help="tables of outcomes, such as clicks: .csv, .tsv or .parquet")
+    option("--user", help="column of the user's id, as in requests (default user)")
+    option("--decision", help="column of the decision's id, as in answers; replaces --user")
+    option("--item", default="item", help="column of the item's id (default %(default)s)")
+    option("--time", default="timestamp", help="column of the time (default %(default)s)")
+    option("--time_unit", choices=("s", "ms", "us", "datetime"), default="s", help="default %(default)s")
+    option("--time_format", help="format of times as text, if not ISO 8601, such as %%d/%%m/%%Y %%H:%%M")
+    option("--reward", default="1", help="reward of an outcome: SQL over the columns (default %(default)s)")
+    option("--window", type=float, default=rule.window, help="attribution window in seconds (default %(default)g)")
+    option("--delay", type=float, default=rule.delay, help="longest delay of outcomes in seconds (default %(default)g)")
+    option("--ignored", type=float, default=rule.ignored, help="reward of items not chosen (default %(default)g)")
+    option("--unshown", action="store_true", help="also keep outcomes that belong to no shown item, as events")
+    option("--key_file", type=Path, help=f"file with the log's key (default: the environment variable {DECISIONS_KEY})")
+    option("--out", type=Path, help="folder to write to (default: that of the decision log)")
+    option("--forget", metavar="USER", help="erase a user from the log, and from feedback.parquet in it (or in --out)")
     return parser
 
 

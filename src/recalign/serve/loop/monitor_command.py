@@ -53,7 +53,7 @@ def monitor(
         start: bundle of the starting policy, to measure the drift of the served policy from it.
         predicted: column of predicted rewards, in the table or in data.log.columns.
         out: CSV file for all figures.
-        strict: exit with 1 if the newest window of the run's version has an alarm, or if more lists are overdue for
+        strict: exit with 4 if the newest window of the run's version has an alarm, or if more lists are overdue for
             outcomes than the newest windows have.
 
     Raises:
@@ -98,7 +98,7 @@ def monitor(
     newest = {version: one.table.filter(pl.col("window") == pl.col("window").max()) for version, one in found.items()}
     waiting = overdue > sum(window["lists"][0] for window in newest.values())
     if strict and (waiting or (bundle.version in newest and newest[bundle.version]["alarm"].any())):
-        sys.exit(1)
+        sys.exit(4)
 
 
 def _with_predictions(rows: pl.DataFrame, column: str | None) -> pl.DataFrame:

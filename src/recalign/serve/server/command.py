@@ -35,25 +35,22 @@ def serve(words: list[str]) -> None:
     Raises:
         InputError: the bundle cannot be served, the port is in use, or a token is needed.
     """
-    parser = argparse.ArgumentParser(prog="recalign serve", description="Answer over HTTP from a bundle.")
-    option, text = parser.add_argument, "file that holds the {}; else the variable {}"
-    option("bundle", type=Path, help="what recalign export wrote, a folder of versions, or a run or chain")
-    option(
-        "--beside",
-        type=Path,
-        help="another bundle, whose lists the page at / shows beside these; else a chain's start",
-    )
-    option("--host", default="127.0.0.1", help="address to listen at; beyond this machine a token is needed")
-    option("--port", type=int, default=8000, help="0: any that is free")
-    option("--token_file", type=Path, help=text.format("token", TOKEN))
-    option("--threads", type=int, default=1, help="of ONNX Runtime")
-    origin = "a site whose pages may ask, such as https://shop.example; once for each"
+    parser = argparse.ArgumentParser(prog="recalign serve", description="Serve a bundle over HTTP.")
+    option, text = parser.add_argument, "file with the {} (default: the environment variable {})"
+    option("bundle", type=Path, help="a bundle, a folder of its versions, or the folder of an exported run or chain")
+    option("--beside", type=Path, help="second bundle for the page at / to compare with (default: the chain's start)")
+    option("--host", default="127.0.0.1", help="address to listen at (default %(default)s); others require a token")
+    option("--port", type=int, default=8000, help="port to listen at; 0: any free one (default %(default)s)")
+    option("--token_file", type=Path, help=text.format("token that requests need", TOKEN))
+    option("--threads", type=int, default=1, help="threads of ONNX Runtime (default %(default)s)")
+    origin = "a site whose pages may send requests, such as https://shop.example; repeat for further sites"
     option("--origin", dest="origins", action="append", default=[], help=origin)
-    option("--store", type=Path, help="file that keeps users' histories; made if it is not there")
-    option("--events_token_file", type=Path, help=text.format("token of those who add events", EVENTS_TOKEN))
-    option("--decisions", type=Path, help="folder that logs what is shown to users, to read with feedback")
+    option("--store", type=Path, help="SQLite file of users' histories, created if missing (default: none are stored)")
+    option("--events_token_file", type=Path, help=text.format("token that adding events needs", EVENTS_TOKEN))
+    option("--decisions", type=Path, help="folder to log served lists in, for recalign feedback (default: no log)")
     option("--decisions_key_file", type=Path, help=text.format("key of the users' pseudonyms", DECISIONS_KEY))
-    retention = f"days after which the store deletes an event, else never; and the log decisions, else {RETENTION:g}"
+    retention = "delete stored events and logged decisions after this many days "
+    retention += f"(default: events never, decisions after {RETENTION:g})"
     option("--retention_days", type=float, help=retention)
     given = parser.parse_args(words)
     require_positive("", vars(given), "threads", "retention_days")
