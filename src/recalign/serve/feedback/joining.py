@@ -34,6 +34,8 @@ ORDER = (
 MISFITS = "what does not fit"
 OVERDUE = "decisions whose window had not passed at the newest outcome, but has by now"
 """Keys of `Joined.counts` that `recalign monitor` reads."""
+CLOCKS = ": clocks disagree"
+"""Ends the names of counts of times that cannot be right."""
 
 
 @dataclass(frozen=True)
@@ -88,74 +90,107 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
         InputError: item ids are texts in the outcomes and integers in the decisions; or most outcomes of shown items
             came shortly before their decisions, so the clocks disagree.
     """
-    told, outcomes = outcomes.height, outcomes.unique(maintain_order=True)
+    distinct = outcomes.unique(maintain_order=True)
+    nonempty = decisions.filter(pl.col("items").list.len() > 0)
     wait = round((rule.window + rule.delay) * MICRO)
-    whole = decisions.filter(pl.col("items").list.len() > 0)
-    past = outcomes.filter(pl.col("time") <= now)["time"].max()  # a clock that is ahead must not close windows
-    until = (now if past is None else past) - wait  # type: ignore[operator]
-    ripe = whole.filter(pl.col("time") <= until)
-    versions = dict(ripe.group_by("version").len().sort("version").iter_rows())
-    shown = _shown(whole)
-    items = log_ids(outcomes["item"], shown["item"].unique())
-    if items.null_count():
-        wrong = outcomes["item"].filter(items.is_null())
-        what = f"{wrong[0]!r} ({len(wrong):,} outcomes) is not an integer, but the items of the decisions are"
-        raise InputError(what, where="--item", remedy="name the column of the ids that the server shows")
-    outcomes = outcomes.with_columns(items).with_row_index("outcome")
-    # Decision times are floored to the resolution of outcome times, else an outcome .2 s later could seem earlier.
-    step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
-    own = shown.select("user", "item", "decision", shown_at=pl.col("time") // step * step)
-    matched, before, why = (_by_decision if "decision" in outcomes.columns else _by_user)(outcomes, own, rule)
-    _require_clocks(matched.height, before)
-    best = matched.sort("reward", descending=True, nulls_last=True, maintain_order=True)
+    newest = distinct.filter(pl.col("time") <= now)["time"].max()  # a clock that is ahead must not close windows
+    mature_until = (now if newest is None else newest) - wait  # type: ignore[operator]
+    mature = nonempty.filter(pl.col("time") <= mature_until)
+    shown = _shown_items(nonempty)
+    distinct = _with_item_ids(distinct, shown["item"].unique()).with_row_index("outcome")
+    attributed, early, reasons = _attribute(distinct, shown, rule)
+    _require_clocks(attributed.height, early)
+    best = attributed.sort("reward", descending=True, nulls_last=True, maintain_order=True)
     best = best.unique(["decision", "item"], keep="first", maintain_order=True)
-    late = best.join(ripe, on="decision", how="anti").height
-    further = "of an item that has a better or earlier one" + ("" if rule.unshown else ", left out")
-    came = best.select("decision", "item", "reward", outcome_at="time", chosen=pl.lit(True))
-    rows = shown.filter(pl.col("time") <= until).join(came, on=["decision", "item"], how="left", maintain_order="left")
-    rows = rows.with_columns(pl.col("chosen").fill_null(False), shown=pl.lit(True), timestamp="time")
-    rows = rows.with_columns(reward=pl.when("chosen").then("reward").otherwise(rule.ignored))
+    rows = _with_outcomes(shown.filter(pl.col("time") <= mature_until), best, rule)
+    misfits = _misfits(rows, decisions, distinct, reasons, now)
+    misfits[OVERDUE] = nonempty.filter(pl.col("time") > mature_until, pl.col("time") <= now - wait).height
+    versions = dict(mature.group_by("version").len().sort("version").iter_rows())
+    immature = best.join(mature, on="decision", how="anti").height
+    repeated = "of an item that has a better or earlier one" + ("" if rule.unshown else ", left out")
     counts: dict[str, Counts] = {
         "decisions": {
             "read": decisions.height,
-            "that showed nothing": decisions.height - whole.height,
-            "too young: their window had not passed at the newest outcome": whole.height - ripe.height,
-            "used": ripe.height,
+            "that showed nothing": decisions.height - nonempty.height,
+            "too young: their window had not passed at the newest outcome": nonempty.height - mature.height,
+            "used": mature.height,
         },
-        "arms": dict(Counter(ripe["arm"].fill_null("without exploration"))),
+        "arms": dict(Counter(mature["arm"].fill_null("without exploration"))),
         "versions" + (" (mixed)" if len(versions) > 1 else ""): versions,
         "outcomes": {
-            "read": told,
-            "equal to another, counted once": told - outcomes.height,
-            "joined": best.height - late,
-            "of decisions that are too young": late,
-            further: matched.height - best.height,
-            **why,
+            "read": outcomes.height,
+            "equal to another, counted once": outcomes.height - distinct.height,
+            "joined": best.height - immature,
+            "of decisions that are too young": immature,
+            repeated: attributed.height - best.height,
+            **reasons,
         },
-        MISFITS: _misfits(rows, decisions, outcomes, why, now)
-        | {OVERDUE: whole.filter(pl.col("time") > until, pl.col("time") <= now - wait).height},
+        MISFITS: misfits,
     }
     if rule.unshown:
-        spare = matched.join(best, on="outcome", how="anti").join(ripe.select("decision", made="time"), on="decision")
-        in_rows = matched.join(spare, on="outcome", how="anti")  # in rows of shown items, or of young decisions
-        after = spare.select("outcome", made=pl.col("made") + 1)  # not part of its own list's history
-        rest = outcomes.join(in_rows, on="outcome", how="anti")
-        rest = rest.join(before.filter(_ahead() <= CLOCK), on="outcome", how="anti")  # nobody knows when they were
-        rest = rest.join(after, on="outcome", how="left", maintain_order="left")
-        alone = rest.select(
-            "user", "item", "reward", timestamp=pl.max_horizontal("time", "made"), shown=pl.lit(False),
-            chosen=pl.lit(True), is_random=pl.lit(False),
-        ).with_columns(outcome_at="timestamp")  # fmt: skip
-        # later outcomes wait until the lists of their time are ripe
-        rows = pl.concat([rows, alone.filter(pl.col("timestamp") <= until)], how="diagonal_relaxed")
+        events = _unshown_events(distinct, attributed, best, early, mature)
+        # later outcomes wait until the lists of their time are mature
+        rows = pl.concat([rows, events.filter(pl.col("timestamp") <= mature_until)], how="diagonal_relaxed")
     rows = rows.with_columns(event_at=pl.max_horizontal("timestamp", "outcome_at"))
-    rows = rows.with_columns(settled=pl.col("event_at") <= until)
+    rows = rows.with_columns(settled=pl.col("event_at") <= mature_until)
     rows = rows.with_columns(last_outcome=pl.col("position").filter("chosen", "settled").max().over("decision"))
     table = rows.select(ORDER).sort("timestamp", maintain_order=True)
     return Joined(table, counts | {"table": _table(table)})
 
 
-def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
+def _with_item_ids(outcomes: pl.DataFrame, shown: pl.Series) -> pl.DataFrame:
+    """Outcomes with item ids of the decisions' type. Raises an InputError for texts where decisions have integers."""
+    items = log_ids(outcomes["item"], shown)
+    if items.null_count():
+        wrong = outcomes["item"].filter(items.is_null())
+        what = f"{wrong[0]!r} ({len(wrong):,} outcomes) is not an integer, but the items of the decisions are"
+        raise InputError(what, where="--item", remedy="name the column of the ids that the server shows")
+    return outcomes.with_columns(items)
+
+
+def _attribute(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+    """Attribute outcomes to decisions.
+
+    Returns:
+        Outcomes with their ``decision``; outcomes before the decision that showed their item, ``shown_at``; and how
+        many outcomes are not attributed, by reason.
+    """
+    # Decision times are floored to the resolution of outcome times, else an outcome .2 s later could seem earlier.
+    step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
+    shown = shown.select("user", "item", "decision", shown_at=pl.col("time") // step * step)
+    return (_attribute_by_decision if "decision" in outcomes.columns else _attribute_by_user)(outcomes, shown, rule)
+
+
+def _with_outcomes(shown: pl.DataFrame, best: pl.DataFrame, rule: Rule) -> pl.DataFrame:
+    """Shown items with the best outcome of each; the reward of items that were not chosen is `Rule.ignored`."""
+    best = best.select("decision", "item", "reward", outcome_at="time", chosen=pl.lit(True))
+    rows = shown.join(best, on=["decision", "item"], how="left", maintain_order="left")
+    rows = rows.with_columns(pl.col("chosen").fill_null(False), shown=pl.lit(True), timestamp="time")
+    return rows.with_columns(reward=pl.when("chosen").then("reward").otherwise(rule.ignored))
+
+
+def _unshown_events(
+    outcomes: pl.DataFrame, attributed: pl.DataFrame, best: pl.DataFrame, early: pl.DataFrame, mature: pl.DataFrame
+) -> pl.DataFrame:
+    """Events without exposure: outcomes not attributed, and those of mature decisions that are not the best of an item.
+
+    Outcomes up to `CLOCK` seconds before their decision are left out: nobody knows when they were.
+    """
+    repeated = attributed.join(best, on="outcome", how="anti")
+    repeated = repeated.join(mature.select("decision", decided_at="time"), on="decision")
+    in_rows = attributed.join(repeated, on="outcome", how="anti")  # in rows of shown items, or of younger decisions
+    after = repeated.select("outcome", decided_at=pl.col("decided_at") + 1)  # not part of its own list's history
+    rest = outcomes.join(in_rows, on="outcome", how="anti")
+    rest = rest.join(early.filter(_seconds_early() <= CLOCK), on="outcome", how="anti")
+    rest = rest.join(after, on="outcome", how="left", maintain_order="left")
+    return rest.select(
+        "user", "item", "reward", timestamp=pl.max_horizontal("time", "decided_at"), shown=pl.lit(False),
+        chosen=pl.lit(True), is_random=pl.lit(False),
+    ).with_columns(outcome_at="timestamp")  # fmt: skip
+
+
+def _shown_items(decisions: pl.DataFrame) -> pl.DataFrame:
+    """One row per shown item, with its position, its propensity if it was drawn, and whether that draw `is_random`."""
     nothing = pl.lit(None, pl.Float64).repeat_by(pl.col("items").list.len())
     rows = decisions.with_columns(
         log_probs=pl.coalesce("log_probs", nothing), position=pl.int_ranges(1, pl.col("items").list.len() + 1)
@@ -168,67 +203,65 @@ def _shown(decisions: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(propensity=pl.when(drawn).then(chance), is_random=(drawn & alone).fill_null(False))
 
 
-def _by_decision(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
-    own = own.drop("user")
-    known = outcomes.join(own.unique("decision"), on="decision", how="semi")
-    met = known.join(own, on=["decision", "item"], how="inner", maintain_order="left")
-    after = (pl.col("time") - pl.col("shown_at")) / MICRO
-    before = met.filter(after < 0)
-    return (
-        met.filter((after >= 0) & (after <= rule.window)),
-        before,
-        {
-            "of a decision that is not in the log": outcomes.height - known.height,
-            "of an item that the decision did not show": known.height - met.height,
-            "before their decision: clocks disagree": before.height,
-            "after the window": met.filter(after > rule.window).height,
-        },
-    )
+def _attribute_by_decision(
+    outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule
+) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+    shown = shown.drop("user")
+    logged = outcomes.join(shown.unique("decision"), on="decision", how="semi")
+    of_shown = logged.join(shown, on=["decision", "item"], how="inner", maintain_order="left")
+    delay = (pl.col("time") - pl.col("shown_at")) / MICRO
+    early = of_shown.filter(delay < 0)
+    reasons: Counts = {
+        "of a decision that is not in the log": outcomes.height - logged.height,
+        "of an item that the decision did not show": logged.height - of_shown.height,
+        f"before their decision{CLOCKS}": early.height,
+        "after the window": of_shown.filter(delay > rule.window).height,
+    }
+    return of_shown.filter((delay >= 0) & (delay <= rule.window)), early, reasons
 
 
-def _by_user(outcomes: pl.DataFrame, own: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
-    own = own.with_columns(time="shown_at").sort("time", maintain_order=True)
+def _attribute_by_user(
+    outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule
+) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+    shown = shown.with_columns(time="shown_at").sort("time", maintain_order=True)
     on = {"on": "time", "by": ["user", "item"], "check_sortedness": False}
     on |= {"tolerance": round(rule.window * MICRO)}
-    joined = outcomes.join_asof(own, strategy="backward", **on)  # type: ignore[arg-type]
-    matched, rest = joined.filter(pl.col("decision").is_not_null()), joined.filter(pl.col("decision").is_null())
-    known = rest.join(own, on="user", how="semi")
-    met = known.join(own, on=["user", "item"], how="semi")
-    ahead = met.drop("decision", "shown_at").join_asof(own, strategy="forward", **on)  # type: ignore[arg-type]
-    before = ahead.filter(pl.col("decision").is_not_null())
-    near = before.filter(_ahead() <= CLOCK).height
-    return (
-        matched,
-        before,
-        {
-            "of users without a decision": rest.height - known.height,
-            "of an item that the user was not shown": known.height - met.height,
-            f"up to {CLOCK} s before their decision: clocks disagree": near,
-            "before their decision by more, within the window": before.height - near,
-            "outside the window": met.height - before.height,
-        },
-    )
+    joined = outcomes.join_asof(shown, strategy="backward", **on)  # type: ignore[arg-type]
+    attributed, rest = joined.filter(pl.col("decision").is_not_null()), joined.filter(pl.col("decision").is_null())
+    of_users = rest.join(shown, on="user", how="semi")
+    of_shown = of_users.join(shown, on=["user", "item"], how="semi")
+    following = of_shown.drop("decision", "shown_at").join_asof(shown, strategy="forward", **on)  # type: ignore[arg-type]
+    early = following.filter(pl.col("decision").is_not_null())
+    shortly = early.filter(_seconds_early() <= CLOCK).height
+    reasons: Counts = {
+        "of users without a decision": rest.height - of_users.height,
+        "of an item that the user was not shown": of_users.height - of_shown.height,
+        f"up to {CLOCK} s before their decision{CLOCKS}": shortly,
+        "before their decision by more, within the window": early.height - shortly,
+        "outside the window": of_shown.height - early.height,
+    }
+    return attributed, early, reasons
 
 
-def _ahead() -> pl.Expr:
+def _seconds_early() -> pl.Expr:
     """Seconds by which an outcome came before its decision."""
     return (pl.col("shown_at") - pl.col("time")) / MICRO
 
 
-def _require_clocks(matched: int, before: pl.DataFrame) -> None:
+def _require_clocks(attributed: int, early: pl.DataFrame) -> None:
     """Refuse outcomes most of which came shortly before their decisions, or nearly all within the window before."""
-    near = before.filter(_ahead() <= CLOCK).height
-    if near > max(matched, FEW) or before.height > max(9 * matched, FEW):
-        by = float(before.select(_ahead().median()).item())
+    shortly = early.filter(_seconds_early() <= CLOCK).height
+    if shortly > max(attributed, FEW) or early.height > max(9 * attributed, FEW):
+        by = float(early.select(_seconds_early().median()).item())
         what = (
-            f"{before.height:,} outcomes came before the decision that showed their item, by {by:,.0f} s in the median,"
+            f"{early.height:,} outcomes came before the decision that showed their item, by {by:,.0f} s in the median,"
         )
-        what += f" and {matched:,} after it: clocks or time zones disagree"
+        what += f" and {attributed:,} after it: clocks or time zones disagree"
         remedy = "add the difference to the times, or write them with their time zone"
         raise InputError(what, where="--time", remedy=remedy)
 
 
-def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, why: Counts, now: int) -> Counts:
+def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, reasons: Counts, now: int) -> Counts:
     seeds = decisions.filter(pl.col("seed").is_not_null())["seed"]
     chosen = rows.filter("chosen").sort("timestamp")
     following = decisions.select("user", following="time").sort("following")
@@ -237,10 +270,10 @@ def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame
     between = between.filter(pl.col("following") < pl.col("outcome_at"))
     return {
         "propensities of 0": rows.filter(pl.col("log_prob").exp() == 0, arm="explored").height,
-        "decisions after now: clocks disagree": decisions.filter(pl.col("time") > now).height,
-        "outcomes after now: clocks disagree": outcomes.filter(pl.col("time") > now).height,
-        "outcomes before their decision: clocks disagree": sum(
-            n for name, n in why.items() if name.endswith("clocks disagree") and isinstance(n, int)
+        f"decisions after now{CLOCKS}": decisions.filter(pl.col("time") > now).height,
+        f"outcomes after now{CLOCKS}": outcomes.filter(pl.col("time") > now).height,
+        f"outcomes before their decision{CLOCKS}": sum(
+            n for name, n in reasons.items() if name.endswith(CLOCKS) and isinstance(n, int)
         ),
         "draws with the seed of another draw": len(seeds) - seeds.n_unique(),
         "chosen items whose outcome came after the user's next decision": between.height,
@@ -250,7 +283,7 @@ def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame
 def _table(table: pl.DataFrame) -> Counts:
     shown = table.filter("shown")
     by_decision = shown.group_by("decision").agg(pl.col("chosen").any())["chosen"]
-    found: Counts = {
+    counts: Counts = {
         "rows": table.height,
         "users": table["user"].n_unique(),
         "shown and chosen": shown.filter("chosen").height,
@@ -261,5 +294,5 @@ def _table(table: pl.DataFrame) -> Counts:
         "drawn, with a propensity": shown["propensity"].count(),
         "of these is_random: first of an unfiltered list of new items": shown.filter("is_random").height,
     }
-    least = shown["propensity"].min()
-    return found if least is None else found | {"smallest propensity": float(least)}  # type: ignore[arg-type]
+    smallest = shown["propensity"].min()
+    return counts if smallest is None else counts | {"smallest propensity": float(smallest)}  # type: ignore[arg-type]
