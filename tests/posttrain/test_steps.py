@@ -229,10 +229,10 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
         make(WeightedSFT, transform=transform, temperature=0.3, clip=None),
         torch.linspace(0, 0.1, 100),
     )
-    module._require_weights(advantage_T)
+    module.prepare_weights(advantage_T)
     assert not [one for one in recwarn if "model.temperature" in str(one.message)]
     advantage_T[:2] = heavy
-    module._require_weights(advantage_T)
+    module.prepare_weights(advantage_T)
     said = [str(one.message) for one in recwarn if "model.temperature" in str(one.message)]
     assert len(said) == warns
     assert not warns or "(temperature 0.3: the effective sample size is 2.0% of 100 events)" in said[0]
@@ -363,7 +363,7 @@ def test_auto_is_the_smallest_temperature_at_which_a_tenth_of_the_events_count(m
         spread * torch.randn(500, generator=torch.Generator().manual_seed(0)),
         make(WeightedSFT, clip=None),
     )
-    module._require_weights(torch.cat([advantage_T, torch.tensor([torch.nan])]))
+    module.prepare_weights(torch.cat([advantage_T, torch.tensor([torch.nan])]))
     share = [
         (advantage_T.double() / (0.3 * 1.25**step)).softmax(dim=0).square().sum() ** -1 / 500 for step in range(48)
     ]
@@ -380,7 +380,7 @@ def test_auto_is_the_smallest_temperature_at_which_a_tenth_of_the_events_count(m
 @pytest.mark.parametrize(("method", "settings"), [(SignedSFT, {}), (WeightedSFT, {"transform": "linear"})])
 def test_weights_without_a_temperature_look_for_none(make, method, settings):
     module = make(method, **settings)
-    module._require_weights(torch.linspace(0.0, 30.0, 100) ** 8)
+    module.prepare_weights(torch.linspace(0.0, 30.0, 100) ** 8)
     assert module.temperature == 0.3
     assert "temperature" not in module.facts()
 
@@ -389,6 +389,6 @@ def test_weights_without_a_temperature_look_for_none(make, method, settings):
 def test_a_log_in_which_nothing_has_a_weight_is_refused(make, batch, transform):
     module = make(WeightedSFT, moved=False, transform=transform)
     with pytest.raises(InputError, match=rf"model\.transform {transform}: .*-1"):
-        module._require_weights(torch.full((9,), -1.0))
+        module.prepare_weights(torch.full((9,), -1.0))
     bad = dataclasses.replace(batch, advantage_T=torch.full_like(batch.advantage_T, -1.0))
     assert not gradient(module.policy, module.loss(bad)[0]).any()  # but one batch of it does no harm

@@ -19,14 +19,15 @@ from recalign.posttrain.base import Metrics, PostTraining
 from recalign.recommender.policy import Policy, State, total_nll
 
 Transform = Literal["constant", "linear", "exponential", "rank", "sign"]
-MIN_EFFECTIVE = 0.05
+WARN_ESS = 0.05
 """Warn below this effective sample size, as a share of the events with an advantage: a few events dominate."""
-TEMPERATURES, AUTO_EFFECTIVE = tuple(float(f"{0.3 * 1.25**step:.3g}") for step in range(48)), 0.1
+AUTO_TEMPERATURES = tuple(float(f"{0.3 * 1.25**step:.3g}") for step in range(48))
+AUTO_ESS = 0.1
 """``auto``: the smallest of these temperatures with an effective sample size of at least that share of the events."""
 
 
 def transform_advantages(advantage_T: Tensor, transform: Transform, temperature: float) -> Tensor:
-    """Unnormalised weights f(A), with beta the temperature; 0 or NaN where A is NaN.
+    """Unnormalised weights f(A), with beta the temperature; 0 where A is NaN.
 
     - constant: 1: behaviour cloning, on events that have a reward, as in all methods;
     - linear: max(A, 0): reward-weighted cloning if V is 0;
@@ -38,19 +39,20 @@ def transform_advantages(advantage_T: Tensor, transform: Transform, temperature:
     known_T = ~advantage_T.isnan()
     match transform:
         case "constant":
-            return known_T.to(advantage_T.dtype)
+            w_T = torch.ones_like(advantage_T)
         case "linear":
-            return advantage_T.clamp(min=0)
+            w_T = advantage_T.clamp(min=0)
         case "exponential":
-            return ((advantage_T - advantage_T.nan_to_num(nan=-torch.inf).max()) / temperature).exp()
+            w_T = ((advantage_T - advantage_T.nan_to_num(nan=-torch.inf).max()) / temperature).exp()
         case "rank":
             last_T = advantage_T.nan_to_num(nan=torch.inf)  # events without a reward sort last
             sorted_T = last_T.sort().values
             up_to_T = torch.searchsorted(sorted_T, last_T, right=True)
             u_T = (torch.searchsorted(sorted_T, last_T) + up_to_T) / (2 * known_T.sum())
-            return ((2 * u_T - 2) / temperature).exp().where(known_T, 0.0)
+            w_T = ((2 * u_T - 2) / temperature).exp()
         case "sign":
-            return (advantage_T > 0).to(advantage_T.dtype)
+            w_T = (advantage_T > 0).to(advantage_T.dtype)
+    return w_T.where(known_T, 0.0)
 
 
 def clip_weights(w_T: Tensor, clip: float | None) -> tuple[Tensor, Metrics]:
@@ -77,9 +79,9 @@ def weighted_likelihood(policy: Policy, state: State, item_T: Tensor, weight_T: 
     the loss, and the metrics of `weight_metrics`.
     """
     weight_T = weight_T.detach()
-    share_T = weight_T / above_zero(weight_T.sum())
-    own_T = share_T[own_rows(len(item_T), item_T.device)]
-    return total_nll(policy, state, item_T, own_T), weight_metrics(weight_T)
+    normalised_T = weight_T / above_zero(weight_T.sum())
+    local_T = normalised_T[own_rows(len(item_T), item_T.device)]
+    return total_nll(policy, state, item_T, local_T), weight_metrics(weight_T)
 
 
 def weight_metrics(weight_T: Tensor) -> Metrics:
@@ -97,6 +99,11 @@ def weight_metrics(weight_T: Tensor) -> Metrics:
     }
 
 
+def effective_share(weight_T: Tensor) -> float:
+    """``ess`` of `weight_metrics`, in float64."""
+    return float(weight_metrics(weight_T.double())["ess"])
+
+
 def above_zero(x: Tensor) -> Tensor:
     return x.clamp(min=torch.finfo(x.dtype).tiny)
 
@@ -106,12 +113,12 @@ class WeightedSFT(PostTraining):
 
     Logs ``advantage/{ess,max_weight,negative}`` (`weight_metrics`), ``clipped`` (`clip_weights`), ``share`` of the
     events with an advantage and ``temperature``; before training the histograms ``values`` and ``weights`` over all
-    events. Warns if the effective sample size is below `MIN_EFFECTIVE` and a higher temperature would raise it.
+    events. Warns if the effective sample size is below `WARN_ESS` and a higher temperature would raise it.
 
     Args:
         transform: f: constant, linear, exponential, rank or sign (`transform_advantages`).
         temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy. ``auto``:
-            the smallest of `TEMPERATURES` with an effective sample size of `AUTO_EFFECTIVE`; a resumed run keeps it.
+            the smallest of `AUTO_TEMPERATURES` with an effective sample size of `AUTO_ESS`; a resumed run keeps it.
         clip: largest weight, in units of the mean weight; null: no limit.
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
@@ -120,7 +127,8 @@ class WeightedSFT(PostTraining):
         InputError: every event's weight is 0.
     """
 
-    LOG_PREFIX, takes_row_sharding = "advantage", True
+    LOG_PREFIX = "advantage"
+    takes_row_sharding = True
     TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")  # transforms that have a temperature
 
     def __init__(
@@ -132,9 +140,10 @@ class WeightedSFT(PostTraining):
         **training: Any,
     ) -> None:
         super().__init__(lr=lr, **training)
-        self.transform, self.clip, self.has_temperature = transform, clip, transform in self.TEMPERED
+        self.transform, self.clip = transform, clip
+        self.has_temperature = transform in self.TEMPERED
         self.auto = temperature == "auto" and self.has_temperature
-        self.temperature: float = TEMPERATURES[0] if temperature == "auto" else temperature
+        self.temperature: float = AUTO_TEMPERATURES[0] if temperature == "auto" else temperature
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({"temperature": self.temperature} if self.has_temperature else {})
@@ -147,31 +156,46 @@ class WeightedSFT(PostTraining):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self._require_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
+            self.prepare_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
+
+    def prepare_weights(self, advantage_E: Tensor) -> None:
+        """Choose the temperature if it is ``auto``; check and log the weights of all events. Shape: (E,)."""
+        known_T = advantage_E[~advantage_E.isnan()]
+        if self.auto:
+            self.choose_temperature(known_T)
+        weight_T, _ = self.weights(known_T)
+        self.require_weights(weight_T, known_T)
+        self.log_weights(weight_T, known_T)
+
+    def choose_temperature(self, advantage_T: Tensor) -> None:
+        """Set the smallest of `AUTO_TEMPERATURES` with an effective sample size of `AUTO_ESS`; else the largest."""
+        for temperature in AUTO_TEMPERATURES:
+            self.temperature = temperature
+            if effective_share(self.weights(advantage_T)[0]) >= AUTO_ESS:
+                return
+
+    def require_weights(self, weight_T: Tensor, advantage_T: Tensor) -> None:
+        """Refuse weights that are all 0, with an InputError."""
+        if not weight_T.any():
+            text = f"every weight is 0: no event has an advantage above 0 (the largest is {advantage_T.max():.3g})"
+            remedy = "use a data.reward above 0 for good events, another data.baseline or another transform"
+            raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
+
+    def log_weights(self, weight_T: Tensor, advantage_T: Tensor) -> None:
+        """Log histograms of advantages and weights; print the temperature, or warn if few events dominate."""
+        self.log_histogram("advantage/values", advantage_T)
+        self.log_histogram("advantage/weights", weight_T)
+        ess = effective_share(weight_T)
+        text = f"temperature {self.temperature:g}: the effective sample size is {ess:.1%} of {len(weight_T):,} events"
+        if ess < WARN_ESS and self.has_temperature:
+            rank_zero_warn(f"few events have nearly all of the weight; raise model.temperature ({text})")
+        elif self.auto:
+            rank_zero_info(text)
 
     def weights(self, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
         """The weight of each event, 0 if it has no reward, and metrics to log; subclasses may override this."""
         w_T = transform_advantages(advantage_T, self.transform, self.temperature)
-        return clip_weights(w_T.nan_to_num(nan=0.0), self.clip)
-
-    def _require_weights(self, advantage_E: Tensor) -> None:
-        known_T = advantage_E[~advantage_E.isnan()]
-        for temperature in TEMPERATURES if self.auto else [self.temperature]:
-            self.temperature = temperature
-            weight_T, _ = self.weights(known_T)
-            if (share := float(weight_metrics(weight_T.double())["ess"])) >= AUTO_EFFECTIVE:
-                break
-        if not weight_T.any():
-            text = f"every weight is 0: no event has an advantage above 0 (the largest is {known_T.max():.3g})"
-            remedy = "use a data.reward above 0 for good events, another data.baseline or another transform"
-            raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
-        self.log_histogram("advantage/values", known_T)
-        self.log_histogram("advantage/weights", weight_T)
-        said = f"temperature {self.temperature:g}: the effective sample size is {share:.1%} of {len(weight_T):,} events"
-        if share < MIN_EFFECTIVE and self.has_temperature:
-            rank_zero_warn(f"few events have nearly all of the weight; raise model.temperature ({said})")
-        elif self.auto:
-            rank_zero_info(said)
+        return clip_weights(w_T, self.clip)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         advantage_T = all_gather_rows(self.advantages(batch))

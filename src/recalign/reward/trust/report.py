@@ -39,7 +39,7 @@ from recalign.reward.trust.measures import (
     variance,
     with_interval,
 )
-from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repeated_share, temperature, verdict
+from recalign.reward.trust.verdict import IMPLICATION, best_average, noise, repeated_share, verdict
 
 PREDICTORS = (*MEANS, "ridge", "factors")
 WITHOUT_USER_BIAS = {"item": "item", "user_item": "item", "ridge": "ridge_fixed", "factors": "factors_fixed"}
@@ -121,8 +121,7 @@ def report(
 ) -> dict[str, Any]:
     """The verdict, its implication and the figures, as JSON values.
 
-    Verdict, reliability and recommendations come from the first split, validation if available: the test split must not
-    choose a method.
+    Verdict and reliability come from the first split, validation if available: the test split must not choose a method.
 
     Args:
         data: the log and the group of users that the model was trained on.
@@ -132,7 +131,6 @@ def report(
     first, comparison = next(iter(measured.items()))
     judged, reward = verdict(comparison.table), comparison.events["reward"].to_numpy()
     repeated = repeated_share(data.sequences.frame, data.report.repeats)
-    advantage = (comparison.events["model"] - comparison.events["user"]).cast(pl.Float64).to_numpy()
     found: dict[str, Any] = {
         "verdict": judged,
         "implication": IMPLICATION[judged],
@@ -141,7 +139,6 @@ def report(
         "reliability": max(0.0, comparison.table["model"]["r2"].value),  # 0 where it is nan
         "users": asdict(data.cohort),
         "noise": noise(data.rated, comparison.table, variance(reward), repeated),
-        "recommended": temperature(advantage, data.moments().sd),
         **{name: _figures(of) for name, of in measured.items()},
         **({"shown": dict(shown)} if shown else {}),
     }

@@ -1,4 +1,4 @@
-"""The verdict on a reward model, and what it implies: a method and a temperature."""
+"""The verdict on a reward model, and what it implies for the choice of a method."""
 
 from __future__ import annotations
 
@@ -34,9 +34,6 @@ AT_ONCE = ("user", "item", "timestamp")
 """Columns that are equal in events logged twice, whatever their rewards."""
 REPEATS = 100
 """Fewest degrees of freedom of repeated events to estimate the noise from them."""
-TEMPERATURES = (0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # from the smallest that A-SFT's auto tries
-MIN_ESS = 0.25
-"""Least effective sample size at a recommended temperature, as a share of the events."""
 
 
 def verdict(table: Table) -> Verdict:
@@ -123,20 +120,3 @@ def repeat_variance(train: pl.DataFrame, repeated: float) -> float | None:
 def _again(frame: pl.DataFrame, *columns: str) -> int:
     """Number of events that equal an earlier one in these columns."""
     return len(frame) - frame.n_unique(columns)
-
-
-def temperature(advantage_N: np.ndarray, unit: float) -> dict[str, Any]:
-    """The smallest temperature whose weights exp(A / beta) leave an effective sample size of `MIN_ESS`.
-
-    Effective sample size: (sum w)^2 / (N sum w^2). A smaller temperature trusts the reward more and rests on fewer
-    events. `TEMPERATURES` has a lower limit because a weak model's predictions differ little: any temperature would do.
-
-    Args:
-        advantage_N: A as in `methods/asft.yaml`: predicted rewards of validation events minus the user's earlier mean.
-        unit: standard deviation of the rewards, in which A is measured.
-    """
-    weights = [np.exp((advantage_N - advantage_N.max()) / unit / beta) for beta in TEMPERATURES]
-    sizes = [float(w.sum() ** 2 / (len(w) * np.square(w).sum())) for w in weights]
-    enough = [(beta, ess) for beta, ess in zip(TEMPERATURES, sizes, strict=True) if ess >= MIN_ESS]
-    beta, ess = enough[0] if enough else (TEMPERATURES[-1], sizes[-1])
-    return {"temperature": beta, "ess": ess, "floor": MIN_ESS, "baseline": "user", "unit": "sd of the reward"}
