@@ -18,6 +18,7 @@ from recalign.cli import with_config_files
 from recalign.data.simulation import World
 from recalign.reward.candidates.values import with_own_reward
 from recalign.run.chain import Chain, Plan
+from recalign.run.chain.experiment import PLACEBOS
 from recalign.run.chain.search import Search, Spaces
 from recalign.run.commands import rewards
 from recalign.run.stage import parse_stage
@@ -207,18 +208,15 @@ def test_clicks_are_judged_by_satisfaction():
     assert parsed["reward"].config["data"]["init_args"]["high"]["quantile"] is None
 
 
-PLACEBOS = {
-    "asft_permuted": ASFT,
-    "asft_random": ASFT,
-    "reward_weighted_permuted": CONF / "methods/reward_weighted.yaml",
-}
+COPIED = {name: CONF / f"methods/{method}.yaml" for name, method in PLACEBOS.items()}
+TRAINED_PLACEBOS = {name: path for name, path in COPIED.items() if path.is_file()}
 SEARCHED = [path for path in STAGES if path.stem != "judge" and path != PLACEBO_OF_REWARD]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", SEARCHED, ids=name)
 def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
-    axes = Spaces(SEARCH).space(PLACEBOS.get(path.stem, path).stem).items()
+    axes = Spaces(SEARCH).space(TRAINED_PLACEBOS.get(path.stem, path).stem).items()
     for end in (0, -1):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
         config = {
@@ -250,7 +248,7 @@ LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens"
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
 def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
-    axis = Spaces(SEARCH).space(PLACEBOS.get(path.stem, path).stem)["model.lr"]
+    axis = Spaces(SEARCH).space(TRAINED_PLACEBOS.get(path.stem, path).stem)["model.lr"]
     own = resolved(path)[RATE]
     assert (axis.low, axis.high, axis.log) == (pytest.approx(own / 4), pytest.approx(own * 4), True)
 
@@ -274,9 +272,9 @@ def test_weighted_methods_differ_in_their_weights_alone(path: Path):
     assert differing <= {"run.name", RATE} | WEIGHTS | ADVANTAGE
 
 
-@pytest.mark.parametrize("name", PLACEBOS)
+@pytest.mark.parametrize("name", TRAINED_PLACEBOS)
 def test_a_placebo_differs_from_its_method_in_nothing_else(name: str):
-    ours, theirs = resolved(PLACEBOS[name]), resolved(CONF / f"methods/{name}.yaml")
+    ours, theirs = resolved(TRAINED_PLACEBOS[name]), resolved(CONF / f"methods/{name}.yaml")
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing == {"run.name", "data.class_path"}
 

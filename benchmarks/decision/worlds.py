@@ -36,14 +36,13 @@ from recalign.recommender.policy import Policy
 from recalign.recommender.rank_metrics import gain_ndcg
 from recalign.reward import RewardData
 from recalign.run.chain import Chain, Plan
+from recalign.run.chain.experiment import PLACEBOS
 from recalign.run.chain.plan import train
 
 FRESH = 10  # so many events of a user after the log at most, for each of the user's test events
 HISTORIES = (3, 5, 10, 20, 40, 80, 160)  # mean events of a user in the log
 EVENTS = (10_000, 40_000)  # of the log, about
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
-PLACEBOS = {"asft_permuted": "asft", "asft_random": "asft", "rerank_permuted": "rerank"}
-PLACEBOS |= {"rerank_item_mean_permuted": "rerank_item_mean", "reward_weighted_permuted": "reward_weighted"}
 CANDIDATES = ["rerank", "rerank_item_mean", "reward_weighted", "asft", "asft_rerank"]
 CONTROLS = ["popularity", "popularity_high", "item_mean", *UNTRAINED_RANKINGS, "start", "popularity_tilt", "bc"]
 ROLES = Roles("asft", PLACEBOS)
@@ -185,7 +184,6 @@ def plan_of(seed: int, runs: Path, keep: float) -> Plan:
         name=f"verdict-{seed}",
         seeds=[seed],
         highlight="asft",
-        placebos=PLACEBOS,
         root=str(runs),
         keep=keep,
         data=data,

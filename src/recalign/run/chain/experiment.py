@@ -29,6 +29,16 @@ class Evaluation:
     users: int | None = None
 
 
+PLACEBOS = {
+    "asft_permuted": "asft",
+    "asft_random": "asft",
+    "rerank_permuted": "rerank",
+    "rerank_item_mean_permuted": "rerank_item_mean",
+    "reward_weighted_permuted": "reward_weighted",
+}
+"""The placebos in ``conf/methods``, each with the method whose settings it copies except for one thing."""
+
+
 @dataclass
 class Chain:
     """An experiment: which log, which stages, which methods.
@@ -41,7 +51,7 @@ class Chain:
             semantic ids, which are made first, by conf/stages/tokens.yaml).
         seeds: random seeds; each repeats cloning, reward model, judges and post-training.
         highlight: the method that the report focuses on; null: none.
-        placebos: methods that must gain nothing, each mapped to the method that it copies except for one thing.
+        placebos: methods that must gain nothing, each mapped to the method that it copies; by default `PLACEBOS`.
         baselines: gains are measured against the best of these rows.
         rerank: weight of the standardised reward in reranking (1 / lambda), before the NDCG budget scales it; for
             `popularity_tilt`, of log counts.
@@ -73,7 +83,7 @@ class Chain:
     recommender: str = "recommender"
     seeds: list[int] = field(default_factory=lambda: [0])
     highlight: str | None = None
-    placebos: dict[str, str] = field(default_factory=dict)
+    placebos: dict[str, str] = field(default_factory=PLACEBOS.copy)
     baselines: list[str] = field(default_factory=lambda: ["start", "bc"])
     rerank: float = 1.0
     keep: float | None = KEEP
