@@ -41,6 +41,26 @@ def test_folders_of_parquet_are_read_by_pattern_and_below(tmp_path, entry):
     assert pairs(LogMapping("t", [entry]), tmp_path) == [(1, 1), (2, 2)]
 
 
+@pytest.mark.parametrize("entry", ["**/*.csv", "ev/**/*.csv", "ev/**"])
+def test_two_stars_match_files_in_all_folders_below(tmp_path, entry):
+    """As at object stores. Folders that match are not read themselves."""
+    for place in ("ev/2026/01/b.csv", "ev/2026/a.csv", "ev/c.csv"):
+        (file := tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(CSV.replace("\n1,", f"\n{file.stem},"))
+    (tmp_path / "ev/x.parquet").mkdir()
+    found = [user for user, _ in pairs(LogMapping("t", [entry]), tmp_path)]
+    assert found == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_a_file_named_by_two_paths_is_read_once(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a.csv").write_text(CSV)
+    (tmp_path / "link.csv").symlink_to("d/a.csv")
+    log = LogMapping("t", ["d/a.csv", "d/../d/a.csv", "d/*.csv", "link.csv"])
+    assert pairs(log, tmp_path) == [(1, 2), (1, 3)]
+    assert list(load_events(log, tmp_path, None).report.files) == [str(tmp_path / "d/a.csv")]
+
+
 @pytest.mark.parametrize(
     "name",
     [

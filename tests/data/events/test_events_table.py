@@ -362,6 +362,12 @@ def test_text_in_another_format_than_the_one_that_is_named_is_refused(tmp_path):
     assert "%y" in refused(tmp_path, text.replace("/2020", "/20"), kind="csv", time_unit="datetime")
 
 
+def test_names_of_time_zones_in_a_time_format_are_refused():
+    """They would be parsed and ignored: 10:00 EST is 15:00 UTC."""
+    with pytest.raises(InputError, match=r"data\.log\.time_format: .*%Z.*\n.*%z"):
+        LogMapping("t", ["log.csv"], time_format="%d/%m/%Y %H:%M %Z")
+
+
 @pytest.mark.parametrize("where", ["stars >= 2", "stars is not null"])
 def test_nan_meets_no_condition(tmp_path, where):
     rows = RATINGS | {"stars": [1.0, float("nan"), 4.0, 5.0]}

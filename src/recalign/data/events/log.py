@@ -151,6 +151,7 @@ class LogMapping:
             (len({*mapped}) < 3, "", f"user, item and timestamp are {mapped}", "map each to a column of its own"),
             (self.request and not self.chosen, ".request", "request is set, but chosen is not", "set data.log.chosen"),
             (not abs(self.passed_reward or 0) < 1e38, ".passed_reward", "is NaN or too large", "give a number or null"),
+            ("%Z" in (self.time_format or ""), ".time_format", "names of zones (%Z) are not read", "use %z, for +0100"),
             (own, ".columns", f"{own} are reserved for recalign's own columns", "choose other names"),
         ):
             if bad:

@@ -41,7 +41,7 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
     """Find the tables of a log. If one is missing, look under ``RECALIGN_DATA``, then convert MovieLens.
 
     Returns:
-        The tables of events, in order, and the item table, if the log has one.
+        The tables of events, in order, each once however its path is spelled, and the item table, if the log has one.
 
     Raises:
         InputError: a file is missing, or was altered since its SHA-256 was written, or the item table is several files.
@@ -73,10 +73,12 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
     if len(items) > 1:
         what = f"the item table must be one file, but this names {len(items)} files"
         raise InputError(what, where="data.log.items.file", remedy="join them into one file, and name that")
-    tables = [ask(log)] if log.query else [table for entry in log.files for table in found[entry]]
-    for table in tables:
+    tables: dict[str, Source] = {}
+    for table in [ask(log)] if log.query else [table for entry in log.files for table in found[entry]]:
+        tables.setdefault(table.place if table.remote else os.path.realpath(table.place), table)
+    for table in tables.values():
         require_digest(Path(table.place))
-    return tables, next(iter(items), None)
+    return [*tables.values()], next(iter(items), None)
 
 
 class FileReader(LogReader):

@@ -166,7 +166,8 @@ def find(root: Path, entry: str, options: Mapping[str, str]) -> list[Source]:
     """Find the tables of an entry of ``log.files``; an empty list if there are none.
 
     A folder is a table of Delta Lake or Iceberg, else the Parquet in it and below; a wildcard gives files and such
-    folders, sorted by name. A file whose name equals the entry takes precedence over a wildcard.
+    folders, sorted by name; ``**`` stands for any folders, and gives files only, as their folders would be read twice.
+    A file whose name equals the entry takes precedence over a wildcard.
     """
     if "://" in entry:
         with read_errors(entry, options):
@@ -176,7 +177,9 @@ def find(root: Path, entry: str, options: Mapping[str, str]) -> list[Source]:
         return _in_folder(path)
     if path.is_file() or not any(sign in entry for sign in "*?["):
         return [Source.of_file(path)] if path.is_file() else []
-    matches = map(Path, sorted(glob.glob(os.path.join(glob.escape(str(root)), entry))))
+    matches: Iterable[Path] = map(Path, sorted(glob.glob(os.path.join(glob.escape(str(root)), entry), recursive=True)))
+    if "**" in Path(entry).parts:
+        matches = (path for path in matches if not path.is_dir())
     files = (_in_folder(path) if path.is_dir() else [Source.of_file(path)] for path in matches)
     return [source for found in files for source in found]
 
