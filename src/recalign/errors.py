@@ -8,11 +8,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 SECRETS = (
     *("key", "secret", "token", "pass", "pwd", "sas", "credential", "service_account"),
@@ -101,6 +100,7 @@ AtLeast2 = Annotated[int, Range("2 or more", lambda x: x >= 2)]
 PositiveUnit = Annotated[float, Range("above 0 and at most 1", lambda x: 0 < x <= 1)]  # (0, 1]
 ClosedUnit = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]  # [0, 1]
 OpenUnit = Annotated[float, Range("between 0 and 1", lambda x: 0 < x < 1)]  # (0, 1)
+DROPOUT = Range("from 0 to below 1", lambda x: 0 <= x < 1)
 
 
 def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
@@ -109,23 +109,27 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
     ``of`` is the prefix of the keys in messages, such as ``model``. None is allowed where the annotation of the class
     itself allows it: jsonargparse lets ``null`` pass anywhere.
     """
-    may_be_none: dict[str, bool] = {}
+    may_be_none: dict[str, bool] = {}  # the subclass decides, which comes first
     for base in kind.__mro__:
-        init = vars(base).get("__init__")
-        for name, hint in getattr(init, "__annotations__", {}).items():
-            forms = _forms(hint, getattr(init, "__globals__", {})) if name in given else (Any,)
-            unknown = isinstance(forms[0], str) or Any in forms
-            if not may_be_none.setdefault(name, NoneType in forms or unknown) and given[name] is None:
+        for name, hint in _constructor_hints(base).items():
+            if name not in given:
+                continue
+            types = (hint, *get_args(hint))
+            if not may_be_none.setdefault(name, NoneType in types or Any in types) and given[name] is None:
                 raise InputError("null cannot be used here", where=f"{of}.{name}", remedy="leave it out")
-            for allowed in [one for form in forms for one in getattr(form, "__metadata__", ()) if type(one) is Range]:
-                allowed.require(given[name], f"{of}.{name}")
+            for metadata in (getattr(one, "__metadata__", ()) for one in types):
+                for allowed in metadata:
+                    if isinstance(allowed, Range):
+                        allowed.require(given[name], f"{of}.{name}")
 
 
-def _forms(hint: Any, names: dict[str, Any]) -> tuple[Any, ...]:
-    """An annotation and its type arguments; a string if it names classes that only type checkers import."""
-    with suppress(NameError):
-        hint = eval(hint, names) if isinstance(hint, str) else hint  # as typing.get_type_hints does
-    return (hint, *get_args(hint))
+def _constructor_hints(kind: type) -> dict[str, Any]:
+    """Types of the arguments of a class's own constructor; all `Any` if one names what only type checkers import."""
+    constructor = vars(kind).get("__init__", object.__init__)
+    try:
+        return get_type_hints(constructor, include_extras=True)
+    except NameError:
+        return dict.fromkeys(constructor.__annotations__, Any)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import DROPOUT, InputError, require_positive
 
 
 class Rebuildable:
@@ -39,11 +39,14 @@ class Encoder(Rebuildable, nn.Module, ABC):
     sequences, padding or the bucket's length.
     """
 
-    def __init__(self, dim: int, max_length: int, heads: int = 1, head_dim: int | None = None) -> None:
-        """Store the width D and the longest history; an InputError if a size is not above 0 or D % heads is not 0."""
+    def __init__(
+        self, dim: int, max_length: int, heads: int = 1, head_dim: int | None = None, dropout: float = 0.0
+    ) -> None:
+        """Store the width D and the longest history. Raise an InputError for settings out of range."""
         super().__init__()
         sizes = {"dim": dim, "heads": heads, "head_dim": head_dim, "max_length": max_length}
         require_positive("model.encoder", sizes, *sizes)
+        DROPOUT.require(dropout, "model.encoder.dropout")
         if head_dim is None and dim % heads:
             text = f"dim {dim} does not divide into {heads} heads"
             raise InputError(text, where="model.encoder.heads", remedy="choose a dim that is a multiple of heads")

@@ -62,7 +62,7 @@ class HSTU(Encoder):
         position_bias: bool = True,
         head_dim: int | None = None,
     ) -> None:
-        super().__init__(dim, max_length, heads, head_dim)
+        super().__init__(dim, max_length, heads, head_dim, dropout)
         require_positive("model.encoder", {"layers": layers}, "layers")
         self.position = position_table(max_length, dim)
         self.dropout = Dropout(dropout)

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recalign.errors import InputError, require_positive
+from recalign.errors import DROPOUT, InputError, require_positive
 
 from .encoder import Encoder, Rebuildable, position_table, valid_rows
 from .layers import Dropout
@@ -79,6 +79,7 @@ class LazyDecoder(Rebuildable, nn.Module):
         super().__init__()
         sizes = {"dim": dim, "layers": layers, "heads": heads, "kv_heads": kv_heads}
         require_positive("model.decoder", sizes, *sizes)
+        DROPOUT.require(dropout, "model.decoder.dropout")
         if dim % heads or heads % kv_heads:
             text = f"dim {dim}, {heads} heads and {kv_heads} kv_heads do not fit"
             remedy = "choose a dim that is a multiple of heads, and heads of kv_heads"

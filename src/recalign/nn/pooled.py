@@ -31,7 +31,7 @@ class Pooled(Encoder):
     """
 
     def __init__(self, dim: int = 50, max_length: int = 200, dropout: float = 0.2) -> None:
-        super().__init__(dim, max_length)
+        super().__init__(dim, max_length, dropout=dropout)
         self.log_rate = nn.Parameter((torch.tensor(2.0).log() / torch.tensor(HALF_LIVES)).log())
         self.mean_norm = nn.LayerNorm(len(HALF_LIVES) * dim)
         self.gate_and_up = nn.Linear(len(HALF_LIVES) * dim, 2 * 2 * dim)

@@ -34,7 +34,7 @@ class SASRec(Encoder):
     def __init__(
         self, dim: int = 50, layers: int = 2, heads: int = 1, max_length: int = 200, dropout: float = 0.2
     ) -> None:
-        super().__init__(dim, max_length, heads)
+        super().__init__(dim, max_length, heads, dropout=dropout)
         require_positive("model.encoder", {"layers": layers}, "layers")
         self.position = position_table(max_length, dim)
         self.dropout = Dropout(dropout)
