@@ -68,7 +68,7 @@ def test_choices_of_one_reward_leave_a_sft_nothing_to_weigh(tmp_path):
 def test_shown_data_has_every_row_with_its_reward(tmp_path):
     data = data_of(ShownData, shown_log(tmp_path), source="observed", baseline="none")
     windows, log = data.training(), data.sequences
-    rows = log.shown[windows.event]
+    rows = log.impressions[windows.event]
     assert set(rows["split"]) == {TRAIN}
     assert (rows["user"].to_numpy() == np.repeat(windows.user, np.diff(windows.offset))).all()
     assert np.allclose(windows.advantage * data.moments().sd, np.where(windows.event < len(log.frame), 1, -1))
@@ -78,15 +78,15 @@ def test_shown_data_has_every_row_with_its_reward(tmp_path):
 
 @pytest.mark.parametrize(("pairs", "losers"), [("logged", 1), ("sampled", 2), ("sampled", 5)])
 @pytest.mark.parametrize("stars", [True, False], ids=["stars", "clicks"])  # all clicks have one reward
-def test_losers_were_shown_with_the_choice_and_passed_over(tmp_path, pairs, losers, stars):
+def test_losers_were_shown_with_the_choice_and_skipped(tmp_path, pairs, losers, stars):
     data = data_of(PairData, shown_log(tmp_path, stars), pairs=pairs, losers=losers)
     windows, log = data.training(), data.sequences
     assert data.share == 1
     for event, target, rejected in zip(windows.event, windows.target, windows.rejected, strict=True):
         own = log.frame.row(int(event), named=True)
-        passed = log.passed.filter(request=own["request"])["item_id"].to_list()
+        skipped = log.skipped.filter(request=own["request"])["item_id"].to_list()
         assert target == own["item_id"]
-        assert set(rejected) <= set(passed)
+        assert set(rejected) <= set(skipped)
         assert len(set(rejected)) == min(losers, 3)
 
 
@@ -97,13 +97,13 @@ def test_a_choice_that_was_shown_alone_wins_over_nothing_where_all_are_worth_the
     table.with_columns(pl.col("rating") * 0.3).write_csv(path)
     data = data_of(PairData, tmp_path, pairs="sampled")
     windows, log = data.training(), data.sequences
-    with_passed = log.frame[windows.event]["request"].is_in(log.passed["request"].implode()).to_numpy()
-    assert 0 < with_passed.mean() < 1
-    assert ((windows.rejected > 0).all(axis=1) == with_passed).all()
+    with_skipped = log.frame[windows.event]["request"].is_in(log.skipped["request"].implode()).to_numpy()
+    assert 0 < with_skipped.mean() < 1
+    assert ((windows.rejected > 0).all(axis=1) == with_skipped).all()
 
 
 @pytest.mark.parametrize("passed_reward", [-1.0, None])
-def test_what_was_passed_over_is_bad_for_kto_with_a_reward_and_without(tmp_path, passed_reward):
+def test_what_was_skipped_is_bad_for_kto_with_a_reward_and_without(tmp_path, passed_reward):
     data = data_of(KTOData, shown_log(tmp_path, stars=True))
     data.log_ = LogMapping("shown", ["shown.csv"], chosen="click = 1", passed_reward=passed_reward)
     windows, chosen = data.training(), len(data.sequences.frame)
@@ -116,12 +116,12 @@ def test_what_was_passed_over_is_bad_for_kto_with_a_reward_and_without(tmp_path,
 def test_a_log_without_what_was_shown_has_the_same_reward_data(log_root):
     data = small.data_of(RewardData, log_root)
     plain = data.training().in_memory()
-    data.passed_targets = ("train", "validation", "test")
+    data.skipped_targets = ("train", "validation", "test")
     assert np.array_equal(data.training().in_memory().event, plain.event)
     assert data.rows is data.sequences.frame
 
 
-def test_a_reward_model_learns_what_is_passed_over(tmp_path):
+def test_a_reward_model_learns_what_is_skipped(tmp_path):
     data = data_of(RewardData, shown_log(tmp_path))
     module = RewardModel(data.num_items, encoder=HSTU(dim=16, layers=1, max_length=32), members=1, num_factors=2)
     small.fit(module, data, tmp_path / "run", epochs=4, limit_val_batches=1.0)
@@ -134,7 +134,7 @@ def test_a_reward_model_learns_what_is_passed_over(tmp_path):
     assert module.trust_report["validation"]["events"] > 2 * len(data.sequences.frame.filter(split=1))
 
 
-def test_wbc_raises_what_was_chosen_above_what_was_passed_over(tmp_path):
+def test_wbc_raises_what_was_chosen_above_what_was_skipped(tmp_path):
     data = data_of(ShownData, shown_log(tmp_path), source="observed", baseline="none")
     start = SequencePolicy(HSTU(dim=16, layers=1, max_length=32, dropout=0.0), data.num_items)
     module = small.free(WBC, policy=start, lr=1e-2)

@@ -85,5 +85,5 @@ def test_items_are_scored_at_the_history_before_their_request(tmp_path):
 def test_without_such_requests_there_is_nothing_to_rank(tmp_path):
     data = log_of(tmp_path)
     made = data.sequences
-    data.sequences = dataclasses.replace(made, passed=made.passed.with_columns(request=pl.col("request") + 1_000))
+    data.sequences = dataclasses.replace(made, skipped=made.skipped.with_columns(request=pl.col("request") + 1_000))
     assert rank_shown({"id": lambda _, item_TC: item_TC}, data, "test")["id"].is_empty()

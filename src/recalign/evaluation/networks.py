@@ -127,7 +127,7 @@ class LoadedNetworks(Networks):
     def evaluated(self, policies: Mapping[str, Policy], split: SplitName) -> dict[str, pl.DataFrame]:
         """Adds how each policy ranks a request's items (`rank_shown`), at its first choice."""
         frames = super().evaluated(policies, split)
-        if self.data.sequences.passed is None:
+        if self.data.sequences.skipped is None:
             return frames
 
         def scores(policy: Policy) -> ScoreShown:

@@ -65,8 +65,8 @@ def exposures(
     Those to users who had met every item are left out: there is nothing that a policy could have shown instead.
     """
     asked = copy.copy(data)
-    asked.passed_targets = ("test",)
-    windows, frame = asked.windows("test", users), data.sequences.shown
+    asked.skipped_targets = ("test",)
+    windows, frame = asked.windows("test", users), data.sequences.impressions
     drawn = frame["is_random"] & frame["propensity"].is_not_null()
     windows = windows.keep(drawn.to_numpy()[windows.event])
     known_N = frame["reward"].is_not_null().to_numpy()[windows.event]

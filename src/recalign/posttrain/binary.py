@@ -113,7 +113,7 @@ def intercept(logp_T: Tensor, up_T: Tensor, down_T: Tensor) -> Tensor:
 class WBC(PostTraining):
     """Classify shown items as good or bad choices, weighted by how good or bad they were (`wbc`).
 
-    `recalign.posttrain.ShownData` includes passed rows (shown but not chosen). In a log without them, bad choices need
+    `recalign.posttrain.ShownData` includes skipped rows (shown but not chosen). In a log without them, bad choices need
     rewards below 0, or a baseline (``data.baseline``), which GenPage does not have.
 
     Logs ``wbc/{negative,right,shift}``.

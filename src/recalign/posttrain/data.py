@@ -44,7 +44,7 @@ class PostTrainingData(RewardData):
         **data: arguments of `recalign.reward.RewardData`.
     """
 
-    reads_passed = False
+    reads_skipped = False
     state_values: ClassVar[Callable[[PostTrainingData, Windows], np.ndarray]]
     """Computes V for ``value`` and ``soft``; the package sets `recalign.posttrain.state_values`."""
 

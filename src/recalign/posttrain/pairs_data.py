@@ -42,8 +42,8 @@ class PairData(RewardData):
 
     For ``sampled`` and ``generated``, winners are events with a reward above the user's earlier mean
     (`recalign.data.sequences.reward_means`). Drawn items are never ones that the user has seen in training. If a log
-    has passed rows (shown but not chosen), a chosen event wins over those of its request, except rows with at least its
-    reward, whatever the kind of pairs. Validation and test events are not read. Pairs are the same in all epochs.
+    has skipped rows (shown but not chosen), a chosen event wins over those of its request, except rows with at least
+    its reward, whatever the kind of pairs. Validation and test events are not read. Pairs are the same in all epochs.
     Events without a pair stay in the batches without losers, so that all methods take the same number of steps.
 
     Args:
@@ -59,7 +59,7 @@ class PairData(RewardData):
         InputError: no pair can be made.
     """
 
-    reads_passed = False
+    reads_skipped = False
 
     def __init__(
         self,
@@ -96,15 +96,15 @@ class PairData(RewardData):
     @functools.cached_property
     def paired(self) -> Windows:
         """Training windows with pairs: the target is the winner, ``rejected`` are the losers, 0 without a pair."""
-        # RewardData.training refuses constant rewards; with passed rows, these still make pairs.
-        made = super().training() if self.sequences.passed is None else EventDataModule.training(self)
+        # RewardData.training refuses constant rewards; with skipped rows, these still make pairs.
+        made = super().training() if self.sequences.skipped is None else EventDataModule.training(self)
         windows = made.in_memory()
         expected = self.expected_rewards(windows.event)["user"].to_numpy().astype(np.float32)  # like rewards
         item, good = self._items(windows, expected), windows.reward > expected
         kept = (item > 0).all(axis=1) & (item[:, 1:] != item[:, :1]).all(axis=1)
         if self.pairs != "logged":
             kept &= good
-        real = self._passed(windows)
+        real = self._skipped(windows)
         if not (kept.any() or real.any()):
             remedy = "use a reward that differs between a user's events, other pairs, or more data.candidates"
             raise InputError(
@@ -118,20 +118,20 @@ class PairData(RewardData):
         winner, losers = np.where(shown, windows.target, winner), np.where(shown[:, None], real, losers)
         return dataclasses.replace(windows, target=winner, rejected=losers)
 
-    def _passed(self, windows: Windows) -> np.ndarray:
-        """Losers among the passed rows of each target's request, 0 if there are none. Shape: (targets, N)."""
-        out_TN, passed = np.zeros((len(windows.event), self.losers), np.int64), self.sequences.passed
-        if passed is None:
+    def _skipped(self, windows: Windows) -> np.ndarray:
+        """Losers among the skipped rows of each target's request, 0 if there are none. Shape: (targets, N)."""
+        out_TN, skipped = np.zeros((len(windows.event), self.losers), np.int64), self.sequences.skipped
+        if skipped is None:
             return out_TN
-        passed = passed.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
+        skipped = skipped.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
         target = self.sequences.frame[windows.event].select("request", "item_id", "reward").with_row_index("target")
-        both = target.join(passed, on="request", suffix="_passed")
-        worse = (pl.col("reward_passed") < pl.col("reward")).fill_null(True)  # without rewards, the choice decides
-        both = both.filter(worse & (pl.col("item_id_passed") != pl.col("item_id")))
+        both = target.join(skipped, on="request", suffix="_skipped")
+        worse = (pl.col("reward_skipped") < pl.col("reward")).fill_null(True)  # without rewards, the choice decides
+        both = both.filter(worse & (pl.col("item_id_skipped") != pl.col("item_id")))
         both = both.sample(fraction=1.0, shuffle=True, seed=self.seed)
         places = pl.int_range(self.losers) % pl.len()  # repeated if there are fewer than N
-        drawn = both.group_by("target").agg(pl.col("item_id_passed").gather(places))
-        out_TN[drawn["target"].to_numpy()] = drawn["item_id_passed"].list.to_array(self.losers).to_numpy()
+        drawn = both.group_by("target").agg(pl.col("item_id_skipped").gather(places))
+        out_TN[drawn["target"].to_numpy()] = drawn["item_id_skipped"].list.to_array(self.losers).to_numpy()
         return out_TN
 
     def _items(self, windows: Windows, expected: np.ndarray) -> np.ndarray:

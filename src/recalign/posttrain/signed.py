@@ -56,7 +56,7 @@ class SignedSFT(WeightedSFT):
     @torch.no_grad()
     def on_train_start(self) -> None:
         """Compute log pi_start of every event once, so that a step costs no more than in cloning."""
-        self.start_E = torch.full((len(self.data.sequences.shown),), torch.nan, device=self.device)
+        self.start_E = torch.full((len(self.data.sequences.impressions),), torch.nan, device=self.device)
         for batch in self.data.loader(self.data.training(), seen=False):
             there = batch.to(self.device)
             with self.without_prior(), self.trainer.precision_plugin.train_step_context():  # the precision of pi

@@ -1,4 +1,4 @@
-"""Rank a request's items, chosen and passed: AUC and NDCG within a request.
+"""Rank a request's items, chosen and skipped: AUC and NDCG within a request.
 
 All candidates were shown, so imitating the logging policy's choice of what to show gains nothing here. Suffixes: T
 requests, C rows of a batch's largest request, N rows of all requests.
@@ -26,7 +26,7 @@ ScoreShown = Callable[[Batch, Tensor], Tensor]
 def rank_shown(
     scorers: Mapping[str, ScoreShown], data: EventDataModule, split: SplitName, users: Group | None = None
 ) -> dict[str, pl.DataFrame]:
-    """Measure how scorers rank the items of each request that has chosen rows, passed rows, and a history before it.
+    """Measure how scorers rank the items of each request that has chosen rows, skipped rows, and a history before it.
 
     Items outside the catalogue come last. Items that the user had chosen before are ranked like all others.
 
@@ -58,14 +58,14 @@ def rank_shown(
 
 
 def shown_rows(sequences: Sequences, users: np.ndarray, split: SplitName) -> pl.DataFrame:
-    """The rows of a split's requests, of those that have chosen rows, passed rows, and a history before them.
+    """The rows of a split's requests, of those that have chosen rows, skipped rows, and a history before them.
 
     Returns:
         ``event`` (of the request's first choice, in order), ``item_id`` (0: not in the catalogue), ``chosen``, and
         ``known_before``: in a request's last row, the number of known events before the request.
     """
-    assert sequences.passed is not None
-    rows = sequences.shown.filter(pl.col("split") == SPLITS[split])
+    assert sequences.skipped is not None
+    rows = sequences.impressions.filter(pl.col("split") == SPLITS[split])
     rows = rows.filter(pl.Series(users).gather(rows["user"]))
     rows = rows.with_columns(chosen=pl.col("event") < len(sequences.frame))
     both = pl.col("chosen").any() & ~pl.col("chosen").all() & (pl.col("known_before").last() > 0)
@@ -96,11 +96,11 @@ def request_windows(sequences: Sequences, requests: pl.DataFrame, max_length: in
 def within_requests(rows: pl.DataFrame) -> pl.DataFrame:
     """AUC and NDCG of each request's chosen rows among all its rows.
 
-    AUC is the share of pairs (chosen, passed) in the right order; ties count half. NDCG is the sum of 1 / log2(1 +
+    AUC is the share of pairs (chosen, skipped) in the right order; ties count half. NDCG is the sum of 1 / log2(1 +
     rank) over the chosen rows, divided by its maximum. Tied rows get the mean of their ranks.
 
     Args:
-        rows: ``event`` (identifies the request), ``chosen``, ``score``; every request has chosen and passed rows.
+        rows: ``event`` (identifies the request), ``chosen``, ``score``; every request has chosen and skipped rows.
 
     Returns:
         ``event``, `AUC` and `NDCG` (f64), one row per request.

@@ -26,7 +26,7 @@ class RewardMoments(NamedTuple):
 
 
 class RewardData(EventDataModule):
-    """One group of users' training events with rewards, including passed rows (shown, not chosen) if the log has any.
+    """One group of users' training events with rewards, including skipped rows (shown, not chosen) if the log has any.
 
     Args:
         users: the group to train on: A for reward models, B1 or B2 for judges.
@@ -36,8 +36,8 @@ class RewardData(EventDataModule):
         InputError: no event of the training split has a reward, or all rewards are equal.
     """
 
-    reads_passed: ClassVar[bool] = True
-    """Whether passed rows (shown but not chosen) are events too."""
+    reads_skipped: ClassVar[bool] = True
+    """Whether skipped rows (shown but not chosen) are events too."""
 
     def __init__(self, users: Group = "A", **data: Any) -> None:
         super().__init__(users=users, **data)
@@ -45,7 +45,7 @@ class RewardData(EventDataModule):
     @property
     def rows(self) -> pl.DataFrame:
         """The rows that count as events, in the order of their ``event`` numbers."""
-        return self.sequences.shown if self.reads_passed else self.sequences.frame
+        return self.sequences.impressions if self.reads_skipped else self.sequences.frame
 
     @functools.cached_property
     def observed(self) -> np.ndarray:
@@ -76,7 +76,7 @@ class RewardData(EventDataModule):
         if rated["reward"].n_unique() < 2:
             found = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
             remedy = "give a reward expression that differs between events, or check data.split and data.users"
-            if not self.reads_passed and self.sequences.passed is not None:
+            if not self.reads_skipped and self.sequences.skipped is not None:
                 found = f"weights would not differ: {found} among the chosen events"
                 remedy = "give a reward that differs between choices (the share watched), or learn from rows shown but "
                 remedy += "not chosen: wbc, or dpo"
@@ -110,9 +110,9 @@ class RewardData(EventDataModule):
             raise InputError(text, where="data.split", remedy=remedy)
 
     def moments(self) -> RewardMoments:
-        """Moments of the rewards in `rated`; if these lack passed rows, of the logged rewards of all shown rows."""
-        unread = self.sequences.passed is not None and not self.reads_passed
-        rated = self._of_group(self.sequences.shown).filter(RATED) if unread else self.rated
+        """Moments of the rewards in `rated`; if these lack skipped rows, of the logged rewards of all shown rows."""
+        unread = self.sequences.skipped is not None and not self.reads_skipped
+        rated = self._of_group(self.sequences.impressions).filter(RATED) if unread else self.rated
         reward_N, item_N = rated["reward"].to_numpy(), rated["item_id"].to_numpy() - 1
         total_V = np.bincount(item_N, reward_N, self.num_items) + SHRINKAGE * reward_N.mean()
         means_V = (total_V / (np.bincount(item_N, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)

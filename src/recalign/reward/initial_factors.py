@@ -88,7 +88,7 @@ def copy_factors(net: RewardNet, factorization: VariationalMF) -> None:
 
 def item_features(data: RewardData, dimensions: int) -> np.ndarray:
     """Co-occurrence embeddings of the items in the group's training events. Shape: float64 (V + 1, dimensions)."""
-    chosen = pl.col("event") < len(data.sequences.frame)  # passed rows are no co-occurrences
+    chosen = pl.col("event") < len(data.sequences.frame)  # skipped rows are no co-occurrences
     training = data.frame.filter(chosen & (pl.col("split") == TRAIN))
     user_N, item_N = (training[name].cast(pl.Int64).to_numpy() for name in ("user", "item_id"))
     return cooccurrence_embedding(user_N, item_N, data.num_items + 1, dimensions)

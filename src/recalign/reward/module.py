@@ -144,7 +144,7 @@ class RewardModel(StageModule):
         return [self.reporter()]
 
     def bind(self, data: EventDataModule) -> Self:
-        data.passed_targets = tuple(SPLITS)
+        data.skipped_targets = tuple(SPLITS)
         return super().bind(data)
 
     def setup(self, stage: str) -> None:

@@ -35,9 +35,9 @@ def data_of(folder: Path, rows: pl.DataFrame = ROWS, split: Any = None, chosen: 
     return EventDataModule(mapping, root=str(folder), split=split or LeaveLast(1, 1), **SETTINGS)
 
 
-def passed_of(data: EventDataModule) -> list[tuple[Any, ...]]:
+def skipped_of(data: EventDataModule) -> list[tuple[Any, ...]]:
     made = data.sequences
-    rows = made.passed.with_columns(item=data.table.items.gather(made.passed["item"]))
+    rows = made.skipped.with_columns(item=data.table.items.gather(made.skipped["item"]))
     return rows.select("item", "timestamp", "split", "known_before", "event").rows()
 
 
@@ -52,9 +52,9 @@ def test_histories_and_targets_are_of_the_chosen_rows_alone(tmp_path):
     assert unknown == [1]
 
 
-def test_a_passed_row_has_the_part_of_its_request_and_the_history_before_it(tmp_path):
+def test_a_skipped_row_has_the_part_of_its_request_and_the_history_before_it(tmp_path):
     # of user 1's four choices the first two train, the third validates, the fourth tests; nobody chose b in training
-    assert passed_of(data_of(tmp_path)) == [("a", 2, 0, 1, 6), ("c", 3, 0, 2, 7), ("c", 4, 1, 2, 8), ("b", 5, 2, 2, 9)]
+    assert skipped_of(data_of(tmp_path)) == [("a", 2, 0, 1, 6), ("c", 3, 0, 2, 7), ("c", 4, 1, 2, 8), ("b", 5, 2, 2, 9)]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_check_says_what_of_the_shown_rows_is_odd(tmp_path, log, said):
     assert [what in one for what, one in zip(said, odd, strict=True)] == [True] * len(said)
 
 
-def test_a_log_without_times_has_no_histories_to_set_passed_rows_beside(tmp_path):
+def test_a_log_without_times_has_no_histories_to_set_skipped_rows_beside(tmp_path):
     with pytest.raises(InputError, match="no timestamp"):
         data_of(tmp_path, timestamp=None).sequences  # noqa: B018
 
 
-def test_a_time_split_cuts_passed_rows_at_the_same_times(tmp_path):
-    rows = passed_of(data_of(tmp_path, split=TimeSplit(("1970-01-01T00:00:03+00:00", 0.9))))  # 5 is the second cut
+def test_a_time_split_cuts_skipped_rows_at_the_same_times(tmp_path):
+    rows = skipped_of(data_of(tmp_path, split=TimeSplit(("1970-01-01T00:00:03+00:00", 0.9))))  # 5 is the second cut
     assert [row[:4] for row in rows] == [("a", 2, 0, 1), ("b", 3, 1, 2), ("c", 3, 1, 2), ("c", 4, 1, 2), ("b", 5, 2, 2)]
 
 
@@ -88,11 +88,11 @@ def test_a_request_may_have_a_name(tmp_path):
     page = pl.Series(["x", "x", "y", "y", "y", "y", "z", "z", None, None])
     rows = ROWS.head(10).with_columns(pl.Series("item", list("abcabaabab")), page=page)
     made = data_of(tmp_path, rows, request="page").sequences
-    assert made.passed.filter(timestamp=3)["known_before"].to_list() == [1]  # of a; its page began at 2
-    assert made.shown.filter(pl.col("timestamp") >= 4).group_by("request").len()["len"].to_list() == [2, 2]
+    assert made.skipped.filter(timestamp=3)["known_before"].to_list() == [1]  # of a; its page began at 2
+    assert made.impressions.filter(pl.col("timestamp") >= 4).group_by("request").len()["len"].to_list() == [2, 2]
 
 
-def test_an_impression_beside_the_click_on_its_item_was_not_passed(tmp_path):
+def test_an_impression_beside_the_click_on_its_item_was_not_skipped(tmp_path):
     """As in logs of event types; the columns have the names that such logs have."""
     shown = ROWS.head(10).with_columns(clicked=pl.lit("impression"), page=pl.col("timestamp"))
     clicks = shown.filter(click=1).with_columns(clicked=pl.lit("click"))
@@ -100,34 +100,34 @@ def test_an_impression_beside_the_click_on_its_item_was_not_passed(tmp_path):
     made = data_of(tmp_path, both, chosen="clicked = 'click'", request="page").sequences
     alone = data_of(tmp_path, ROWS.head(10)).sequences
     kept = ["user", "item", "timestamp", "split", "known_before"]
-    assert made.passed.select(kept).equals(alone.passed.select(kept))
+    assert made.skipped.select(kept).equals(alone.skipped.select(kept))
     assert [count for why, count in made.report.left_out().items() if "same request" in why] == [4]
 
 
-def test_only_a_null_reward_of_a_passed_row_is_filled(tmp_path):
+def test_only_a_null_reward_of_a_skipped_row_is_filled(tmp_path):
     made = data_of(tmp_path, passed_reward=-1.0).sequences
-    assert made.passed["reward"].to_list() == [1, -1, -1, 1]
-    assert data_of(tmp_path).sequences.passed["reward"].to_list() == [1, None, None, 1]
+    assert made.skipped["reward"].to_list() == [1, -1, -1, 1]
+    assert data_of(tmp_path).sequences.skipped["reward"].to_list() == [1, None, None, 1]
 
 
-def test_passed_rows_are_targets_of_windows_that_ask_for_them(tmp_path):
+def test_skipped_rows_are_targets_of_windows_that_ask_for_them(tmp_path):
     data = data_of(tmp_path)
     assert data.training().in_memory().event.tolist() == [1, 5]  # the second choice of either user
-    data.passed_targets = ("train", "test")
+    data.skipped_targets = ("train", "test")
     windows, test = data.training(), data.windows("test")
     assert (windows.event.tolist(), windows.state.tolist()) == ([1, 6, 7, 5], [0, 0, 1, 3])
     assert (windows.start.tolist(), windows.stop.tolist()) == ([0, 3], [2, 5])
     assert test.event.tolist() == [3, 9]
     assert data.windows("validation").event.tolist() == [2]
     for read in (windows, test):
-        own = data.sequences.shown[read.event]
+        own = data.sequences.impressions[read.event]
         assert (data.sequences.time[read.state] < own["timestamp"].to_numpy()).all()
         assert np.array_equal(read.target, own["item_id"].to_numpy())
     data.max_length = 1
     assert (data.training().event.tolist(), data.training().start.tolist()) == ([7], [1])  # the newest state alone
 
 
-def test_a_chosen_target_is_requested_at_its_own_time_whatever_was_passed_before(tmp_path):
+def test_a_chosen_target_is_requested_at_its_own_time_whatever_was_skipped_before(tmp_path):
     later = {"user": [1, 1], "item": ["c", "b"], "timestamp": [6, 7], "click": [1, 1], "stars": [1, 2]}
     rows = pl.concat(
         [ROWS.filter(pl.struct("item", "timestamp") != {"item": "c", "timestamp": 4}), pl.DataFrame(later)]
@@ -140,10 +140,10 @@ def test_a_chosen_target_is_requested_at_its_own_time_whatever_was_passed_before
     assert [of_user[event] for event in (1, 2)] == [2, 4]
 
 
-def test_the_cache_keeps_passed_rows(tmp_path):
+def test_the_cache_keeps_skipped_rows(tmp_path):
     first, second = data_of(tmp_path), data_of(tmp_path)
     first.cache = second.cache = str(tmp_path / "cache")
-    assert second.sequences.passed.equals(first.sequences.passed)
+    assert second.sequences.skipped.equals(first.sequences.skipped)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -168,4 +168,4 @@ def test_where_ties_are_together_a_request_is_a_set(tmp_path):
     data.ties = "together"
     made = data.sequences
     assert made.frame["known_before"].to_list() == [0, 0, 2, 3, 3, 5]  # b and c of one request, a and b of the first
-    assert made.passed.select("timestamp", "known_before").rows() == [(2, 2), (3, 3), (3, 3), (5, 5)]
+    assert made.skipped.select("timestamp", "known_before").rows() == [(2, 2), (3, 3), (3, 3), (5, 5)]

@@ -94,20 +94,20 @@ def choose(numbers: range) -> list[list[int]]:
     return rows
 
 
-def test_places_above_the_last_choice_were_passed_over_and_what_stands_below_is_unknown(folder):
+def test_places_above_the_last_choice_were_skipped_and_what_stands_below_is_unknown(folder):
     bought = choose(range(300))
     feedback(WORDS)
     made = in_parts(folder, folder / "log" / SHOWN_LOG).sequences
-    assert (len(made.frame), len(made.passed)) == (200, 100)
-    assert made.frame["high"].all()  # rewards of 1 are above that of passed rows
+    assert (len(made.frame), len(made.skipped)) == (200, 100)
+    assert made.frame["high"].all()  # rewards of 1 are above that of skipped rows
     assert sum(count for why, count in made.report.left_out().items() if "neither chosen nor passed" in why) == 300
-    passed = made.passed.sort("timestamp")
+    skipped = made.skipped.sort("timestamp")
     first = [record(n)["items"][0] for n in range(0, 300, 3)]
-    assert made.items.gather(passed["item_id"].cast(pl.Int64) - 1).to_list() == first
-    assert set(passed["reward"]) == {0.0}
+    assert made.items.gather(skipped["item_id"].cast(pl.Int64) - 1).to_list() == first
+    assert set(skipped["reward"]) == {0.0}
     before = [sum(who == n % 10 and when < 1_000_000 + 60 * n for who, _, when in bought) for n in range(0, 300, 3)]
-    assert passed["known_before"].to_list() == before
-    chosen = passed.select("request").join(made.frame, on="request", maintain_order="left")
+    assert skipped["known_before"].to_list() == before
+    chosen = skipped.select("request").join(made.frame, on="request", maintain_order="left")
     assert chosen["known_before"].to_list() == before
 
 
@@ -121,7 +121,7 @@ def test_a_log_of_what_was_shown_goes_on_the_next_day(folder):
     first, grown = day.sequences, in_parts(folder, log).sequences
     assert grown.users.equals(first.users)
     assert [len(one.frame) for one in (first, grown)] == [160, 200]
-    assert [len(one.passed) for one in (first, grown)] == [80, 100]
+    assert [len(one.skipped) for one in (first, grown)] == [80, 100]
 
 
 def test_a_younger_lists_choice_before_an_older_ones_waits_with_it_for_the_next_day(folder):

@@ -27,9 +27,9 @@ COARSER = (60, 600, 3_600, 86_400)
 EARLIEST = 631_152_000
 """Start of 1990, in seconds since 1970."""
 OLD = "events before 1990, where most are later"
-PASSED = "passed rows (shown but not chosen)"
+SKIPPED = "passed rows (shown but not chosen)"
 BESIDE = "requests with a chosen row beside a passed one (shown/* is of these)"
-CHOSEN_MEAN, PASSED_MEAN = "mean reward of chosen rows", "mean reward of passed rows"
+CHOSEN_MEAN, SKIPPED_MEAN = "mean reward of chosen rows", "mean reward of passed rows"
 LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 AT_MOST = "99 % of the rewards other than 0 are at most"
@@ -83,25 +83,25 @@ def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Se
             name: int(counts.quantile(share, "nearest"))  # type: ignore[arg-type]
             for name, share in QUANTILES.items()
         }
-    if table.passed is not None:
-        sections["shown"] = _shown(frame, table.passed)
+    if table.skipped is not None:
+        sections["shown"] = _shown(frame, table.skipped)
     if frame["reward"].count():
         sections |= {"reward": _reward(table, learned), "reward histogram": histogram(frame["reward"].drop_nulls())}
     return sections
 
 
-def _shown(chosen: pl.DataFrame, passed: pl.DataFrame) -> Section:
-    rows = pl.concat([chosen.select("request", one=pl.lit(1)), passed.select("request", one=pl.lit(0))])
+def _shown(chosen: pl.DataFrame, skipped: pl.DataFrame) -> Section:
+    rows = pl.concat([chosen.select("request", one=pl.lit(1)), skipped.select("request", one=pl.lit(0))])
     share = rows.group_by("request").agg(pl.col("one").mean())["one"]
     found: Section = {
         "rows chosen (the events)": chosen.height,
-        PASSED: passed.height,
+        SKIPPED: skipped.height,
         "requests": len(share),
         "requests with nothing chosen": int((share == 0).sum()),
         BESIDE: int(share.is_between(0, 1, closed="none").sum()),
-        "passed rows with a reward": passed["reward"].count(),
+        "passed rows with a reward": skipped["reward"].count(),
     }
-    means = {CHOSEN_MEAN: chosen["reward"].mean(), PASSED_MEAN: passed["reward"].mean()}
+    means = {CHOSEN_MEAN: chosen["reward"].mean(), SKIPPED_MEAN: skipped["reward"].mean()}
     return found | {name: mean for name, mean in means.items() if isinstance(mean, float)}
 
 

@@ -217,9 +217,9 @@ def choice(frame: pl.DataFrame) -> str | None:
         kinds, words = set(_present(column).unique().head(MAX_KINDS + 1).to_list()), _words(column.name)
         if kinds == {0, 1} and {*words} & CLICKS:
             return quote(column.name) if column.dtype == pl.Boolean else f"{quote(column.name)} = 1"
-        passed = [kind for kind in kinds if isinstance(kind, str) and {*_words(kind)} & IMPRESSIONS]
-        if len(passed) == 1 and 1 < len(kinds) <= MAX_KINDS:
-            return "{} <> '{}'".format(quote(column.name), passed[0].replace("'", "''"))
+        skipped = [kind for kind in kinds if isinstance(kind, str) and {*_words(kind)} & IMPRESSIONS]
+        if len(skipped) == 1 and 1 < len(kinds) <= MAX_KINDS:
+            return "{} <> '{}'".format(quote(column.name), skipped[0].replace("'", "''"))
     return None
 
 

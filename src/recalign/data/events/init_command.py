@@ -82,8 +82,8 @@ def init(words: Sequence[str]) -> None:
         others = frame.drop(meaning["item"], meaning["timestamp"])
         impressions = replace(log, chosen=choice, request=guess.request(others, meaning["user"]))
         read = load_events(impressions, root, reward)
-        if read.passed is not None and read.frame["request"].is_in(read.passed["request"].implode()).mean() > 0.5:  # type: ignore[operator]
-            log, events = impressions, read  # most choices were made beside an item that was passed
+        if read.skipped is not None and read.frame["request"].is_in(read.skipped["request"].implode()).mean() > 0.5:  # type: ignore[operator]
+            log, events = impressions, read  # most choices were made beside an item that was skipped
     collapse, suggested = collapse_and_divide(events.frame, reward)
     if collapse:
         log = replace(log, collapse=True)
@@ -215,8 +215,8 @@ def _print_events(log: LogMapping, reward: str, suggested: SplitSuggestion, even
     with pl.Config(**layout, fmt_str_lengths=40, tbl_width_chars=120):  # type: ignore[arg-type]
         print(printable(str(shown)))
     print(f"{frame.height:,} events of {len(events.users):,} users and {len(events.items):,} items")
-    if events.passed is not None:
-        print(printable(f"chosen: {log.chosen}; {events.passed.height:,} other rows were shown and not chosen"))
+    if events.skipped is not None:
+        print(printable(f"chosen: {log.chosen}; {events.skipped.height:,} other rows were shown and not chosen"))
     print(printable(f"reward: {' '.join(reward.split())}"))
     print(f"high: {high or 'the best quarter of the rewards'} ({share:.0%} of the events)")
     if share > guess.MOST_HIGH:

@@ -100,11 +100,11 @@ class LogMapping:
         collapse: keep one event per user and item: the one with the highest reward, on ties the first.
         is_random: condition, such as a column of 1 and 0: the item was shown at random.
         propensity: expression: the probability with which the item was shown; null if unknown.
-        chosen: condition: the user chose the row's item (``is_click = 1``). Other rows were passed: shown and not
+        chosen: condition: the user chose the row's item (``is_click = 1``). Other rows were skipped: shown and not
             chosen. They are in no history and no targets of cloning or ranking; reward models, judges and methods
             that learn from impressions read them. Rows for which it is null are left out. Null: every row is a choice.
         request: expression: id of the request that showed the row; null: rows of one user at one time are one.
-        passed_reward: reward of passed rows that have none; null: they stay without.
+        passed_reward: reward of skipped rows that have none; null: they stay without.
         items: the table of the items: titles and features; null: items are shown by their ids.
         truth: the file of true rewards under the data root, of simulated logs only.
     """

@@ -86,7 +86,7 @@ def check_rows(
     """Check rows of a log: all rows, or all rows of some users.
 
     Returns:
-        ``frame``, ``users``, ``items``, ``report`` and ``passed`` as in `EventTable`, for these rows only.
+        ``frame``, ``users``, ``items``, ``report`` and ``skipped`` as in `EventTable`, for these rows only.
 
     Raises:
         InputError: as `load_events`, except for checks of the whole log (`require_useful`).
@@ -117,9 +117,9 @@ def check_rows(
     columns = [values.alias(name) for name, values in own.items()] + [one for one in raw if one.name not in taken]
     if (order := _sort_order(user, time)) is not None:  # gathering from a single chunk is faster
         columns, time = [column.rechunk().gather(order) for column in columns], time.gather(order)
-    frame, passed = pl.DataFrame(columns), None
+    frame, skipped = pl.DataFrame(columns), None
     if chosen is not None:
-        frame, time, passed = _without_passed(usable, frame, time, log.passed_reward)
+        frame, time, skipped = _without_skipped(usable, frame, time, log.passed_reward)
     if log.collapse:
         weaker = weaker_events(frame)
         usable.note("are weaker events of the same user and item and are left out", weaker, frame["row"])
@@ -134,7 +134,7 @@ def check_rows(
     )  # rows with other times are no repeats
     repeats = alike.height - alike.n_unique() if log.timestamp else 0
     report = Report(rows.files, rows.headed, frame.height, usable.notes, int(tied.sum()), repeats)
-    return frame, users, items, report, passed
+    return frame, users, items, report, skipped
 
 
 def leave_out_rows(usable: Usable, log: LogMapping) -> None:
@@ -187,25 +187,25 @@ def weaker_events(frame: pl.DataFrame) -> pl.Series:
     return ~pl.int_range(frame.height, dtype=pl.UInt32, eager=True).is_in(strongest.implode())
 
 
-def _without_passed(
+def _without_skipped(
     usable: Usable, frame: pl.DataFrame, time: pl.Series, passed_reward: float | None
 ) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
-    """Index requests, and return the chosen rows, their times at the file's resolution, and the passed rows.
+    """Index requests, and return the chosen rows, their times at the file's resolution, and the skipped rows.
 
-    A log of event types has an item's impression beside its click: such an impression was not passed.
+    A log of event types has an item's impression beside its click: such an impression was not skipped.
     """
     alone = pl.when(pl.col("request").is_null()).then(time)  # then a request is the user's rows of one time
     frame = frame.with_columns(request=pl.struct("user", "request", alone.alias("time")).rank("dense"))
     began = pl.col("timestamp").min().over("request").alias("began")
-    passed = frame.with_columns(began).filter(~pl.col("chosen")).drop("chosen")
+    skipped = frame.with_columns(began).filter(~pl.col("chosen")).drop("chosen")
     if passed_reward is not None:
-        passed = passed.with_columns(pl.col("reward").fill_null(passed_reward))
+        skipped = skipped.with_columns(pl.col("reward").fill_null(passed_reward))
     chosen = frame["chosen"]
-    clicked = passed.join(frame.filter(chosen), ["request", "item"], "semi")["row"]
-    was_clicked = passed["row"].is_in(clicked.implode())
-    usable.note("are impressions of items chosen in the same request and are left out", was_clicked, passed["row"])
-    passed = passed.filter(~was_clicked)
-    return frame.filter(chosen).drop("chosen"), time.filter(chosen), passed
+    clicked = skipped.join(frame.filter(chosen), ["request", "item"], "semi")["row"]
+    was_clicked = skipped["row"].is_in(clicked.implode())
+    usable.note("are impressions of items chosen in the same request and are left out", was_clicked, skipped["row"])
+    skipped = skipped.filter(~was_clicked)
+    return frame.filter(chosen).drop("chosen"), time.filter(chosen), skipped
 
 
 def read_numbers(raw: pl.DataFrame, rows: SourceRows, expression: str | None, key: str) -> pl.Series:

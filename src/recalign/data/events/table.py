@@ -36,7 +36,7 @@ class EventTable:
             features, also of the item table.
         resolution: seconds to which times are floored.
         together: whether a user's events at one time are a tie group, none in another's history (``data.ties``).
-        passed: rows that were shown and not chosen, in the order of `frame`; None without ``data.log.chosen``. It has
+        skipped: rows that were shown and not chosen, in the order of `frame`; None without ``data.log.chosen``. It has
             the columns of `frame` except `TIED`, and ``began`` (i64), the time of the first row of its request. Both
             frames then have ``request`` (u32), the request's index.
     """
@@ -49,7 +49,7 @@ class EventTable:
     fingerprint: str
     resolution: int = 1
     together: bool = False
-    passed: pl.DataFrame | None = None
+    skipped: pl.DataFrame | None = None
 
     def tie_group_max(self, value: pl.Series) -> pl.Series:
         """The largest value in each event's tie group; unchanged unless `together`."""
@@ -97,16 +97,16 @@ def load_events(log: LogMapping, root: Path | None, reward: str | None, together
         raise InputError("the log has no times, so ties cannot be found", where="data.ties", remedy=remedy)
     mark = fingerprint(log, root, reward, together)
     raw, rows = LogReader.reader_class(log, root).rows()
-    frame, users, items, report, passed = check_rows(raw, rows, log, reward)
-    shown = frame["reward"] if passed is None else pl.concat([frame["reward"], passed["reward"]])
-    if passed is not None and (frame.is_empty() or passed.is_empty()) and len(shown):
+    frame, users, items, report, skipped = check_rows(raw, rows, log, reward)
+    shown = frame["reward"] if skipped is None else pl.concat([frame["reward"], skipped["reward"]])
+    if skipped is not None and (frame.is_empty() or skipped.is_empty()) and len(shown):
         which = "every" if len(frame) else "no"
         what = f"{log.chosen!r} is true for {which} row of {', '.join(report.files)}"
         remedy = "correct the condition; data.log.chosen: null is for a log in which every row is a choice"
         raise InputError(what, where="data.log.chosen", remedy=remedy)
     require_useful(report, shown, reward)
     return EventTable(
-        frame, users, items, log.timestamp is not None, report, mark, log.time_resolution, together, passed
+        frame, users, items, log.timestamp is not None, report, mark, log.time_resolution, together, skipped
     )
 
 

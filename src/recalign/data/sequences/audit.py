@@ -22,10 +22,10 @@ from recalign.data.events.audit import (
     OFTEN,
     OLD,
     OUTLIERS,
-    PASSED_MEAN,
     REPEATS,
     RESOLUTION,
     REWARDED,
+    SKIPPED_MEAN,
     TIES,
     Section,
     how_to_bound,
@@ -83,7 +83,7 @@ def audit_log(data: EventDataModule) -> dict[str, Section]:
     sections |= {split: span_figures(sequences, split) for split in SPLITS}
     sections["split"] = split_figures(sequences, max_length) | {READING: data.ties or "not said"}
     if data.log_.is_random is not None:
-        drawn = sequences.shown.filter("is_random")
+        drawn = sequences.impressions.filter("is_random")
         known = 0 if data.log_.propensity is None else drawn["propensity"].count()
         sections["exposure"] = {DRAWN: drawn.height, CHANCES: known}
     return {**sections, LEAKS: leaks(sequences, max_length, data.log_.timestamp is not None)}
@@ -249,10 +249,10 @@ def _shown(sections: Mapping[str, Section]) -> Iterator[Concern]:
             "no request has both a chosen row and one shown but not chosen, so shown/auc and shown/ndcg are not "
             "measured: name the column that says which rows were shown together (data.log.request)"
         )
-    chosen, passed = (float(shown.get(name, 0)) for name in (CHOSEN_MEAN, PASSED_MEAN))
-    if PASSED_MEAN in shown and passed >= chosen:
+    chosen, skipped = (float(shown.get(name, 0)) for name in (CHOSEN_MEAN, SKIPPED_MEAN))
+    if SKIPPED_MEAN in shown and skipped >= chosen:
         yield care(
-            f"rows shown but not chosen have a mean reward of {passed:.3g}, chosen rows of {chosen:.3g}: is "
+            f"rows shown but not chosen have a mean reward of {skipped:.3g}, chosen rows of {chosen:.3g}: is "
             "data.log.chosen the right way round, and does data.reward say what a choice was worth?"
         )
 

@@ -36,7 +36,7 @@ ARRAYS = ("train_count", "offset", "item", "time", "reward", "event")
 FACTS = ("fingerprint", "catalogue", "num_warm")
 MAPPED = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64)
 """Column types that are memory-mapped if the column has no nulls."""
-PASSED = "passed.arrow"
+SKIPPED = "passed.arrow"
 FIGURES = "audit.json"
 """Figures of the log; `recalign check` adds them to a sealed entry that has none."""
 UNUSED_DAYS = 30
@@ -103,7 +103,7 @@ class CacheEntry:
             group=users["group"].to_numpy(),
             report=Report(**report | {"notes": [Note(**note) for note in report["notes"]]}),
             features=ItemFeatures.load(self.path) if (self.path / FEATURES).exists() else None,
-            passed=read_table(self.path / PASSED) if (self.path / PASSED).exists() else None,
+            skipped=read_table(self.path / SKIPPED) if (self.path / SKIPPED).exists() else None,
             **{name: facts[name] for name in FACTS},
             **{name: mapped(self.path / f"{name}.npy") for name in ARRAYS},
         )
@@ -158,8 +158,8 @@ def write_entry(part: Path, sequences: Sequences, mapped: list[str]) -> None:
         table.write_ipc(part / f"{name}.arrow", compression="uncompressed")
     if sequences.features is not None:
         sequences.features.save(part)
-    if sequences.passed is not None:
-        sequences.passed.write_ipc(part / PASSED, compression="uncompressed")
+    if sequences.skipped is not None:
+        sequences.skipped.write_ipc(part / SKIPPED, compression="uncompressed")
     facts = {"columns": columns, "mapped": mapped, "report": dataclasses.asdict(sequences.report)}
     write_json(part / "entry.json", facts | {name: getattr(sequences, name) for name in FACTS})
 

@@ -92,12 +92,12 @@ class EventDataModule(LightningDataModule):
 
     Attributes:
         sample: `windows` is limited to a fixed sample of this many users with test events per group; None: no limit.
-        passed_targets: splits in which items shown but not chosen are targets too; set by methods that learn from
+        skipped_targets: splits in which items shown but not chosen are targets too; set by methods that learn from
             them.
     """
 
     sample: int | None = None
-    passed_targets: Collection[str] = ()
+    skipped_targets: Collection[str] = ()
     preparation_class: ClassVar[type[Preparation]] = Preparation
 
     def __init__(
@@ -205,17 +205,17 @@ class EventDataModule(LightningDataModule):
     def training(self) -> Windows | TrainingWindows:
         """The windows to train on; subclasses filter or extend them after ``in_memory``."""
         users = self.preparation.users(self.users, "train")
-        make = shown_training_windows if self._has_passed_targets("train") else training_windows
+        make = shown_training_windows if self._has_skipped_targets("train") else training_windows
         return make(self.sequences, users, self.max_length)
 
     def windows(self, split: SplitName, users: Group | None = None) -> Windows:
         """The windows of a split for evaluation, of this module's users or of the named group."""
         chosen = self.preparation.users(users or self.users, split)
-        passed = self._has_passed_targets(split)
-        return evaluation_windows(self.sequences, chosen, split, self.max_length, self.know_request, passed)
+        skipped = self._has_skipped_targets(split)
+        return evaluation_windows(self.sequences, chosen, split, self.max_length, self.know_request, skipped)
 
-    def _has_passed_targets(self, split: SplitName) -> bool:
-        return split in self.passed_targets and self.sequences.passed is not None
+    def _has_skipped_targets(self, split: SplitName) -> bool:
+        return split in self.skipped_targets and self.sequences.skipped is not None
 
     def loader(
         self, windows: Windows | TrainingWindows, *, shuffle: bool = False, seen: bool = True, shared: bool = False

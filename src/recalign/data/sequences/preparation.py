@@ -16,7 +16,7 @@ from recalign.data.sequences.features import ItemFeatures, number_with_features
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.sampler import Loader
 from recalign.data.sequences.serving import by_time, serving_windows
-from recalign.data.sequences.shown import with_passed
+from recalign.data.sequences.shown import with_skipped
 from recalign.data.sequences.store import Group, Sequences, SplitName, build_sequences
 from recalign.data.sequences.user_sample import sample_users
 from recalign.errors import InputError
@@ -83,8 +83,8 @@ class LogPreparation(Preparation):
             made = replace(made, features=ItemFeatures.encode(values, made.items, made.num_warm))
         else:
             made = super().sequences()
-        if table.passed is not None:
-            made = with_passed(made, table, data.split, data.relative_to)
+        if table.skipped is not None:
+            made = with_skipped(made, table, data.split, data.relative_to)
         return replace(made, fingerprint=self._with_earlier(made.fingerprint))
 
     def users(self, group: Group, split: SplitName) -> np.ndarray:

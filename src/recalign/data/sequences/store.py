@@ -54,7 +54,7 @@ class Sequences:
         report: counts of the rows read, used and left out.
         num_warm: how many items of the catalogue are not cold: the items 1..num_warm.
         features: item features (`recalign.data.sequences.features.ItemFeatures`); None if the log has none.
-        passed: rows that were shown and not chosen (`recalign.data.sequences.shown`), with the columns of ``frame``.
+        skipped: rows that were shown and not chosen (`recalign.data.sequences.shown`), with the columns of ``frame``.
             Their ``event`` continues the numbers of its rows; ``known_before`` is the number of the user's known events
             before the row's request. None: every row of the log is a choice.
     """
@@ -74,12 +74,12 @@ class Sequences:
     report: Report
     num_warm: int
     features: Any = None
-    passed: pl.DataFrame | None = None
+    skipped: pl.DataFrame | None = None
 
     @functools.cached_property
-    def shown(self) -> pl.DataFrame:
-        """The chosen rows (`frame`), followed by the rows not chosen (`passed`)."""
-        return self.frame if self.passed is None else pl.concat([self.frame, self.passed])
+    def impressions(self) -> pl.DataFrame:
+        """The chosen rows (`frame`), followed by the rows not chosen (`skipped`)."""
+        return self.frame if self.skipped is None else pl.concat([self.frame, self.skipped])
 
     @property
     def num_items(self) -> int:

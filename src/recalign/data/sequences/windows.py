@@ -134,7 +134,7 @@ def shown_training_windows(sequences: Sequences, users: np.ndarray, max_length: 
 
     Windows include the user's newest training event, since a request may have come after it.
     """
-    targets, user, state = _targets(sequences, "train", users, passed=True)
+    targets, user, state = _targets(sequences, "train", users, skipped=True)
     stop = sequences.offset[user] + sequences.train_count[user]
     inside = state >= stop - max_length
     targets, user, state, stop = targets.filter(pl.Series(inside)), user[inside], state[inside], stop[inside]
@@ -150,15 +150,15 @@ def evaluation_windows(
     split: SplitName,
     max_length: int,
     apart: bool = False,
-    passed: bool = False,
+    skipped: bool = False,
 ) -> Windows:
     """Make windows in which every target of a split sees at least max_length / 2 events of history, or all there are.
 
     Users without a known event before the split are left out. ``apart``: targets after the same known event get
-    windows of their own, so that each has its own request time. ``passed``: rows shown but not chosen are targets too,
+    windows of their own, so that each has its own request time. ``skipped``: rows shown but not chosen are targets too,
     beside the chosen ones.
     """
-    targets, user, state = _targets(sequences, split, users & has_past(sequences, SPLITS[split]), passed)
+    targets, user, state = _targets(sequences, split, users & has_past(sequences, SPLITS[split]), skipped)
     base = sequences.offset[user]
     # The states of a window's targets span half of it, so that the other half is history for all of them.
     first = is_first(user)
@@ -174,15 +174,15 @@ def evaluation_windows(
 
 
 def _targets(
-    sequences: Sequences, split: SplitName, users: np.ndarray, passed: bool
+    sequences: Sequences, split: SplitName, users: np.ndarray, skipped: bool
 ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
     """Rows of a split that have a history, ordered by user and state; their users and states."""
     columns = ["user", "known_before", "item_id", "event", "reward", "high", "timestamp"]
     wanted = (pl.col("split") == SPLITS[split]) & (pl.col("known_before") > 0)
-    rows = sequences.shown if passed else sequences.frame
+    rows = sequences.impressions if skipped else sequences.frame
     targets = rows.lazy().filter(wanted).select(columns).collect(engine="streaming")  # a few rows at a time
     targets = targets.filter(pl.Series(users).gather(targets["user"]))
-    if passed:
+    if skipped:
         targets = targets.sort("user", "known_before", "event")  # chosen ones first
     user = targets["user"].cast(pl.Int64).to_numpy()
     return targets, user, sequences.offset[user] + targets["known_before"].to_numpy() - 1

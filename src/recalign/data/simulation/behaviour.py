@@ -129,9 +129,9 @@ def choose(
                 exposed_BI = fashion_TI[slice_N[event_B]] + draws.gumbel(size=logit_BI.shape)  # Gumbel top-S
                 exposed_BI[logit_BI == -np.inf] = -np.inf
                 shown_NS[event_B] = np.sort(np.argpartition(-exposed_BI, shown - 1)[:, :shown])
-                passed_BI = np.ones(logit_BI.shape, dtype=bool)
-                np.put_along_axis(passed_BI, shown_NS[event_B], False, axis=1)
-                logit_BI[passed_BI] = -np.inf
+                not_shown_BI = np.ones(logit_BI.shape, dtype=bool)
+                np.put_along_axis(not_shown_BI, shown_NS[event_B], False, axis=1)
+                logit_BI[not_shown_BI] = -np.inf
             else:
                 logit_BI += fashion_TI[slice_N[event_B]]
             logit_BI += circumstance_N[event_B, None] * affinity_I

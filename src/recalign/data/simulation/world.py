@@ -156,11 +156,11 @@ def simulate(world: World) -> Simulated:
         chance = pl.Series(1 / (world.items - had_N)).set(pl.Series(~random_N), None)
         events = events.with_columns(is_random=pl.Series(random_N), propensity=chance)
     if world.shown:
-        events = _with_passed(events, shown_NS, user_N, items, truth_UI)
+        events = _with_skipped(events, shown_NS, user_N, items, truth_UI)
     return Simulated(world, people, users, items, truth_UI, events.sort("timestamp", "user", "item"))
 
 
-def _with_passed(events: pl.DataFrame, shown_NS: Ints, user_N: Ints, items: Ints, truth_UI: Floats) -> pl.DataFrame:
+def _with_skipped(events: pl.DataFrame, shown_NS: Ints, user_N: Ints, items: Ints, truth_UI: Floats) -> pl.DataFrame:
     """Replace the row of each choice by a row for each item shown."""
     true_NS = truth_UI[user_N[:, None], shown_NS].astype(np.float64)
     high_NS = true_NS >= np.quantile(truth_UI, 0.75, axis=1)[user_N, None]

@@ -21,7 +21,7 @@ from recalign.posttrain.shown_data import ShownData
 
 
 class KTOData(ShownData):
-    """Shown rows with advantages, of which KTO uses only the sign; a passed row without a reward is bad.
+    """Shown rows with advantages, of which KTO uses only the sign; a skipped row without a reward is bad.
 
     Args:
         baseline: as in `recalign.posttrain.PostTrainingData`, over all shown rows.
@@ -34,8 +34,8 @@ class KTOData(ShownData):
     @functools.cached_property
     def advantages(self) -> np.ndarray:
         advantage_E, event = super().advantages, self.trained_windows().event
-        passed = event[event >= len(self.sequences.frame)]
-        advantage_E[passed] = np.nan_to_num(advantage_E[passed], nan=-1.0)
+        skipped = event[event >= len(self.sequences.frame)]
+        advantage_E[skipped] = np.nan_to_num(advantage_E[skipped], nan=-1.0)
         return advantage_E
 
 
@@ -88,7 +88,7 @@ class KTO(PostTraining):
     """Raise good events and lower bad ones, without pairs: KTO on `KTOData`, or `recalign.posttrain.PostTrainingData`.
 
     An event is good if its advantage is above 0 (its reward above the baseline), bad if below. `KTOData` adds
-    passed rows (shown but not chosen); those without a reward are bad.
+    skipped rows (shown but not chosen); those without a reward are bad.
 
     Logs ``pairs/{accuracy,margin,winner,loser,share,good,z,margins}`` (`kto`), the last a histogram.
 

@@ -90,7 +90,7 @@ def _write(trainer: Trainer, module: RewardModel, splits: Sequence[SplitName]) -
         return predict(reward, (batch.to(data.device) for batch in data.loader(windows, seen=False)))
 
     rated = [split for split in splits if data.is_rated(split)]
-    shown = ranking_of_shown(reward, data, rated[0]) if data.sequences.passed is not None else None
+    shown = ranking_of_shown(reward, data, rated[0]) if data.sequences.skipped is not None else None
     module.trust_report = report(data, compare_predictions(data, predicted, rated), shown)
     reward.to(module.device)
     module.train()

@@ -126,7 +126,7 @@ def report(
     Args:
         data: the log and the group of users that the model was trained on.
         measured: from `compare_predictions`.
-        shown: how the model ranks the items of a request of the first split, if the log has passed rows.
+        shown: how the model ranks the items of a request of the first split, if the log has skipped rows.
     """
     first, comparison = next(iter(measured.items()))
     judged, reward = verdict(comparison.table), comparison.events["reward"].to_numpy()
