@@ -117,10 +117,9 @@ def check_ranges(kind: type, given: Mapping[str, Any], of: str) -> None:
             types = (hint, *get_args(hint))
             if not may_be_none.setdefault(name, NoneType in types or Any in types) and given[name] is None:
                 raise InputError("null cannot be used here", where=f"{of}.{name}", remedy="leave it out")
-            for metadata in (getattr(one, "__metadata__", ()) for one in types):
-                for allowed in metadata:
-                    if isinstance(allowed, Range):
-                        allowed.require(given[name], f"{of}.{name}")
+            metadata = [item for form in types for item in getattr(form, "__metadata__", ())]
+            for allowed in [item for item in metadata if isinstance(item, Range)]:
+                allowed.require(given[name], f"{of}.{name}")
 
 
 def _constructor_hints(kind: type) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import polars as pl
 
-from recalign.data.sequences import EventDataModule, TrainingWindows, Windows, reward_means
+from recalign.data.sequences import AnyWindows, EventDataModule, reward_means
 from recalign.data.sequences.means import SHRINKAGE
 from recalign.data.sequences.splits import TRAIN
 from recalign.data.sequences.store import Group, SplitName
@@ -118,6 +118,6 @@ class RewardData(EventDataModule):
         means_V = (total_V / (np.bincount(item_N, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
         return RewardMoments(float(reward_N.mean()), float(reward_N.std(ddof=1)), means_V)
 
-    def training(self) -> Windows | TrainingWindows:
+    def training(self) -> AnyWindows:
         self.rated  # noqa: B018 (raises if there is nothing to learn)
         return super().training()

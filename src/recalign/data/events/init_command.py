@@ -81,17 +81,16 @@ def init(words: Sequence[str]) -> None:
     if (choice := guess.choice(frame)) and guess.only_choices_differ(frame, choice, reward):
         others = frame.drop(meaning["item"], meaning["timestamp"])
         impressions = replace(log, chosen=choice, request=guess.request(others, meaning["user"]))
-        read = load_events(impressions, root, reward)
-        if read.skipped is not None and read.frame["request"].is_in(read.skipped["request"].implode()).mean() > 0.5:  # type: ignore[operator]
-            log, events = impressions, read  # most choices were made beside an item that was skipped
+        shown = load_events(impressions, root, reward)
+        if shown.skipped is not None and shown.frame["request"].is_in(shown.skipped["request"].implode()).mean() > 0.5:  # type: ignore[operator]
+            log, events = impressions, shown  # most choices were made beside an item that was skipped
     collapse, suggested = collapse_and_divide(events.frame, reward)
     if collapse:
         log = replace(log, collapse=True)
         events = load_events(log, root, reward)
     if options.items is not None:
         log = replace(log, items=_item_table(options.items, None if "://" in entry or options.query else root, events))
-    share_in_baskets = basket_share(events.frame)
-    if share_in_baskets:
+    if share_in_baskets := basket_share(events.frame):
         suggested = divide(events.frame.filter(~pl.col(TIED))["user"], events.frame["reward"])  # a basket is one event
     _print_events(log, reward, suggested, events)
     if share_in_baskets:

@@ -287,8 +287,6 @@ def no_column(key: str, column: str, source: Source, found: list[str]) -> InputE
     """Make the error for a table without the column that the setting `key` names."""
     what, remedy = f"there is no column {column!r} in {source.name}", did_you_mean(column, found)
     if source.kind == "text":
-        remedy += (
-            " If the file has no header row, set data.log.header: [user, item, ...], all columns in order, or run "
-        )
-        remedy += f"`recalign init FILE`. If all columns are read as one, leave data.log.separator out. {RULE}"
+        remedy += " If the file has no header row, set data.log.header: [user, item, ...], all columns in order, or "
+        remedy += f"run `recalign init FILE`. If all columns are read as one, leave data.log.separator out. {RULE}"
     return InputError(what, where=key, remedy=remedy)

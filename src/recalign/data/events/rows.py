@@ -91,9 +91,8 @@ def check_rows(
     Raises:
         InputError: as `load_events`, except for checks of the whole log (`require_useful`).
     """
-    usable = Usable(
-        raw.with_columns(missing_as_null(raw[one]) for one in (log.user, log.item, log.timestamp) if one), rows
-    )
+    mapped = [name for name in (log.user, log.item, log.timestamp) if name]
+    usable = Usable(raw.with_columns(missing_as_null(raw[name]) for name in mapped), rows)
     leave_out_rows(usable, log)
     written = usable.raw  # without ``log.columns``
     usable.raw = written.with_columns(
@@ -129,10 +128,8 @@ def check_rows(
     again = ((frame["user"] == frame["user"].shift()) & (time == time.shift())).fill_null(False)
     frame = frame.with_columns(again.alias(TIED))
     tied = (again | again.shift(-1)).fill_null(False)
-    alike = written.filter(
-        rows.number.is_in(frame["row"].filter(tied).implode())
-    )  # rows with other times are no repeats
-    repeats = alike.height - alike.n_unique() if log.timestamp else 0
+    tied_rows = written.filter(rows.number.is_in(frame["row"].filter(tied).implode()))  # others cannot be repeats
+    repeats = tied_rows.height - tied_rows.n_unique() if log.timestamp else 0
     report = Report(rows.files, rows.headed, frame.height, usable.notes, int(tied.sum()), repeats)
     return frame, users, items, report, skipped
 

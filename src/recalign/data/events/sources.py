@@ -146,9 +146,8 @@ class Source:
                     what = "the server gives it neither an ETag nor a modification time, so changes would go unnoticed"
                     raise InputError(what, where=self.name, remedy="copy it to this machine, and name the copy")
                 marks = {one["path"]: one["e_tag"] or f"{one['size']} {one['last_modified']}" for one in found}
-                return (
-                    f"{len(marks)} files, {digest(marks)[:16]}" if self.kind == "folder" else " ".join(marks.values())
-                )
+                is_folder = self.kind == "folder"
+                return f"{len(marks)} files, {digest(marks)[:16]}" if is_folder else " ".join(marks.values())
             if self.kind == "folder":
                 return digest({str(one.relative_to(self.place)): sha256(one) for one in parquet_in(Path(self.place))})
             known = sha256(Path(self.place))

@@ -9,9 +9,10 @@ from recalign.data.sequences.preparation import LogPreparation
 from recalign.data.sequences.relative import RelativeTo
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Sequences, UserCohort, build_sequences
-from recalign.data.sequences.windows import TrainingWindows, Windows
+from recalign.data.sequences.windows import AnyWindows, Windows
 
 __all__ = [
+    "AnyWindows",
     "Batch",
     "EventDataModule",
     "High",
@@ -21,7 +22,6 @@ __all__ = [
     "Sequences",
     "Split",
     "TimeSplit",
-    "TrainingWindows",
     "UserCohort",
     "UserGroups",
     "Where",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.sequences.store import Sequences, is_first
-from recalign.data.sequences.windows import TrainingWindows, Windows, ranges
+from recalign.data.sequences.windows import AnyWindows, Windows, ranges
 
 BY_ROW = ("user_B", "item_BL", "length_B", "time_BL", "request_time_BL", "reward_BL")
 """Fields with one row per history; the others have one per target."""
@@ -93,13 +93,7 @@ class Batch:
 
 
 def collate(
-    sequences: Sequences,
-    windows: Windows | TrainingWindows,
-    chosen: np.ndarray,
-    bucket: int,
-    *,
-    know_request: bool,
-    seen: bool,
+    sequences: Sequences, windows: AnyWindows, chosen: np.ndarray, bucket: int, *, know_request: bool, seen: bool
 ) -> Batch:
     """Make the batch of some windows of a log.
 

@@ -18,7 +18,7 @@ from recalign.data.sequences.sampler import LengthBatches, Loader, WindowDataset
 from recalign.data.sequences.splits import High, LeaveLast, Split, UserGroups
 from recalign.data.sequences.store import Group, Sequences, SplitName, UserCohort, build_sequences, fingerprint_of
 from recalign.data.sequences.windows import (
-    TrainingWindows,
+    AnyWindows,
     Windows,
     evaluation_windows,
     require_any,
@@ -54,10 +54,6 @@ class Preparation:
     def users(self, group: Group, split: SplitName) -> np.ndarray:
         """The users of a group to train on (``train``) or to evaluate on (other splits). Shape: bool (U,)."""
         return self.data.sequences.users_in(group)
-
-    def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
-        """Batches of the newest events, in time order, of some users, bool (U,); the targets are placeholders."""
-        raise NotImplementedError
 
 
 class EventDataModule(LightningDataModule):
@@ -202,7 +198,7 @@ class EventDataModule(LightningDataModule):
         """The users to train and validate on."""
         return UserCohort.of(self.sequences, self.users, self.groups.share)
 
-    def training(self) -> Windows | TrainingWindows:
+    def training(self) -> AnyWindows:
         """The windows to train on; subclasses filter or extend them after ``in_memory``."""
         users = self.preparation.users(self.users, "train")
         make = shown_training_windows if self._has_skipped_targets("train") else training_windows
@@ -217,9 +213,7 @@ class EventDataModule(LightningDataModule):
     def _has_skipped_targets(self, split: SplitName) -> bool:
         return split in self.skipped_targets and self.sequences.skipped is not None
 
-    def loader(
-        self, windows: Windows | TrainingWindows, *, shuffle: bool = False, seen: bool = True, shared: bool = False
-    ) -> Loader:
+    def loader(self, windows: AnyWindows, *, shuffle: bool = False, seen: bool = True, shared: bool = False) -> Loader:
         """Batches of windows, shuffled or in order, with or without the lists of items that users had seen.
 
         With several processes, each gets its share of every batch if ``shared``, else all of it.

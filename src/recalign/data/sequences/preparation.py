@@ -99,6 +99,7 @@ class LogPreparation(Preparation):
         return users & (drawn | (data.sequences.train_count > self.earlier.counts("trained", len(users))))
 
     def serving_loader(self, users: np.ndarray, *, shared: bool = False) -> Loader:
+        """Batches of the newest events, in time order, of some users, bool (U,); the targets are placeholders."""
         ordered = copy.copy(self.data)
         ordered.sequences = by_time(self.data.sequences)
         return ordered.loader(serving_windows(ordered.sequences, users, ordered.max_length), shared=shared)

@@ -114,6 +114,9 @@ class TrainingWindows(WindowBounds):
         return self.take(np.arange(len(self)))
 
 
+AnyWindows = Windows | TrainingWindows
+
+
 def training_windows(sequences: Sequences, users: np.ndarray, max_length: int) -> TrainingWindows:
     """Make one window per user, bool (U,): the newest training events except the last; each predicts the next one.
 
@@ -205,7 +208,7 @@ def _windows(
     )
 
 
-def require_any(windows: Windows | TrainingWindows, split: SplitName, users: Group) -> Windows | TrainingWindows:
+def require_any(windows: AnyWindows, split: SplitName, users: Group) -> AnyWindows:
     """The windows of a split and of a group of users, if there are any.
 
     Raises:

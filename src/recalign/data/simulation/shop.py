@@ -45,9 +45,8 @@ def tables(simulated: Simulated) -> tuple[pl.DataFrame, pl.DataFrame]:
     )
     categories = np.array(list(SOLD))[simulated.people.position_ID.argmax(axis=1)]
     names = {category: iter([f"{style} {thing}" for style in STYLES for thing in SOLD[category]]) for category in SOLD}
-    titles = [
-        next(names[category], f"Product {item}") for item, category in zip(simulated.items, categories, strict=True)
-    ]
+    sold = zip(simulated.items, categories, strict=True)
+    titles = [next(names[category], f"Product {item}") for item, category in sold]
     products = pl.DataFrame({"product": [f"P-{item:03}" for item in simulated.items], "title": titles})
     return events, products.with_columns(category=pl.Series(categories))
 
