@@ -187,6 +187,18 @@ def test_kept_yaml_that_does_not_fit_the_table_is_refused(folder, old, new, word
     assert (folder / "log" / TABLE).read_bytes() == before
 
 
+def test_outcomes_of_one_source_with_another_clock_are_warned_of(folder, capsys):
+    """Two of five came 100 s before their list: a few per cent would do."""
+    told = pl.read_csv("bought.csv", schema_overrides={"who": pl.String})
+    early = pl.when(pl.int_range(pl.len()) % 5 < 2).then(110).otherwise(0)
+    told.with_columns(pl.col("when") - early).write_csv("bought.csv")
+    feedback(WORDS)
+    assert "with care: 60 outcomes before their decision" in capsys.readouterr().out
+    told.write_csv("bought.csv")
+    feedback(WORDS)
+    assert "with care" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["shop\U0001f3ac", "a\nb", "\x1b[31m", "it's: {odd}"])
 def test_a_folder_may_have_any_name(name, folder, capsys, monkeypatch):
     (folder / "log").rename(folder / name)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from recalign.errors import InputError
-from recalign.serve.feedback.joining import ORDER, Joined, Rule, join
+from recalign.serve.feedback.joining import EARLY, ORDER, Joined, Rule, join
 from recalign.serve.feedback.log import COLUMNS
 
 S = 1_000_000  # microseconds
@@ -172,7 +172,7 @@ def test_each_outcome_is_counted_once():
         "of an item that has a better or earlier one, left out": 1,
         "of users without a decision": 2,
         "of an item that the user was not shown": 1,
-        "up to 600 s before their decision: clocks disagree": 1,
+        "up to 600 s before their decision": 1,
         "before their decision by more, within the window": 1,
         "outside the window": 2,
     }
@@ -197,10 +197,10 @@ def test_outcomes_may_name_their_decision():
         "of an item that has a better or earlier one, left out": 0,
         "of a decision that is not in the log": 2,
         "of an item that the decision did not show": 1,
-        "before their decision: clocks disagree": 1,
+        "before their decision": 1,
         "after the window": 1,
     }
-    assert found.counts["what does not fit"]["outcomes before their decision: clocks disagree"] == 1
+    assert found.counts["what does not fit"][EARLY] == 1
 
 
 def test_a_delay_leaves_more_decisions_for_later():
@@ -317,4 +317,15 @@ def test_a_few_outcomes_before_their_decision_are_no_events():
     """Nobody knows when they were."""
     found = joined(*_behind(60, 5), unshown=True)
     assert found.table["shown"].all()
-    assert found.counts["what does not fit"]["outcomes before their decision: clocks disagree"] == 5
+    assert found.counts["what does not fit"][EARLY] == 5
+
+
+@pytest.mark.parametrize(
+    ("by", "said"), [("user", "21 of 21 are of users without a decision"), ("decision", "that is not in the log")]
+)
+def test_outcomes_of_which_none_belongs_to_a_list_are_refused(by, said):
+    """Spaces around ids, or another column: else the table would say that nothing was ever chosen."""
+    shown, told = _behind(0, 20, by)
+    spaced = told.with_columns(pl.col(by) + " ")
+    with pytest.raises(InputError, match=f"no outcome belongs to a list: .*{said}"):
+        joined(shown, spaced)

@@ -16,7 +16,7 @@ from recalign.errors import InputError
 from recalign.files import atomic_write
 from recalign.seals import write_with_digest
 from recalign.serve.feedback import log as decision_log
-from recalign.serve.feedback.joining import Joined, Rule, join
+from recalign.serve.feedback.joining import EARLY, MISFITS, MOST_EARLY, Joined, Rule, join
 from recalign.serve.feedback.outcomes import read as read_outcomes
 from recalign.serve.server.command import DECISIONS_KEY, decisions_key
 from recalign.serve.server.decisions import pseudonym
@@ -115,6 +115,9 @@ def feedback(words: list[str]) -> None:
         found.counts["decisions"] |= {"damaged records, dropped": damaged, "missing records": missing}
         found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
         print(render(found.counts))
+        early, joined = int(found.counts[MISFITS][EARLY]), int(found.counts["outcomes"]["joined"])
+        if early > MOST_EARLY * (early + joined):
+            print(f"\nwith care: {early:,} {EARLY}. They count as shown and not chosen")
         if not found.table["shown"].any():
             remedy = "give outcomes of after their window (a newer table), or a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)

@@ -34,8 +34,9 @@ ORDER = (
 MISFITS = "what does not fit"
 OVERDUE = "decisions whose window had not passed at the newest outcome, but has by now"
 """Keys of `Joined.counts` that `recalign monitor` reads."""
-CLOCKS = ": clocks disagree"
-"""Ends the names of counts of times that cannot be right."""
+EARLY = "outcomes before their decision: clocks or time zones disagree, or requests had old histories"
+MOST_EARLY = 0.05
+"""Share of outcomes of shown items that come before their decision, above which to warn: they count as not chosen."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
 
     Raises:
         InputError: item ids are texts in the outcomes and integers in the decisions; or most outcomes of shown items
-            came shortly before their decisions, so the clocks disagree.
+            came before their decisions, so the clocks disagree; or no outcome belongs to a list.
     """
     distinct = outcomes.unique(maintain_order=True)
     nonempty = decisions.filter(pl.col("items").list.len() > 0)
@@ -100,10 +101,12 @@ def join(decisions: pl.DataFrame, outcomes: pl.DataFrame, rule: Rule, now: int) 
     distinct = _with_item_ids(distinct, shown["item"].unique()).with_row_index("outcome")
     attributed, early, reasons = _attribute(distinct, shown, rule)
     _require_clocks(attributed.height, early)
+    if mature.height:
+        _require_some(attributed.height, distinct.height, reasons)
     best = attributed.sort("reward", descending=True, nulls_last=True, maintain_order=True)
     best = best.unique(["decision", "item"], keep="first", maintain_order=True)
     rows = _with_outcomes(shown.filter(pl.col("time") <= mature_until), best, rule)
-    misfits = _misfits(rows, decisions, distinct, reasons, now)
+    misfits = _misfits(rows, decisions, distinct, early, now)
     misfits[OVERDUE] = nonempty.filter(pl.col("time") > mature_until, pl.col("time") <= now - wait).height
     versions = dict(mature.group_by("version").len().sort("version").iter_rows())
     immature = best.join(mature, on="decision", how="anti").height
@@ -214,7 +217,7 @@ def _attribute_by_decision(
     reasons: Counts = {
         "of a decision that is not in the log": outcomes.height - logged.height,
         "of an item that the decision did not show": logged.height - of_shown.height,
-        f"before their decision{CLOCKS}": early.height,
+        "before their decision": early.height,
         "after the window": of_shown.filter(delay > rule.window).height,
     }
     return of_shown.filter((delay >= 0) & (delay <= rule.window)), early, reasons
@@ -236,7 +239,7 @@ def _attribute_by_user(
     reasons: Counts = {
         "of users without a decision": rest.height - of_users.height,
         "of an item that the user was not shown": of_users.height - of_shown.height,
-        f"up to {CLOCK} s before their decision{CLOCKS}": shortly,
+        f"up to {CLOCK} s before their decision": shortly,
         "before their decision by more, within the window": early.height - shortly,
         "outside the window": of_shown.height - early.height,
     }
@@ -246,6 +249,16 @@ def _attribute_by_user(
 def _seconds_early() -> pl.Expr:
     """Seconds by which an outcome came before its decision."""
     return (pl.col("shown_at") - pl.col("time")) / MICRO
+
+
+def _require_some(attributed: int, outcomes: int, reasons: Counts) -> None:
+    """Refuse outcomes none of which belongs to a list: rewards would be 0 everywhere."""
+    if outcomes > FEW and attributed == 0:
+        count, reason = max((int(count), reason) for reason, count in reasons.items())
+        remedy = "name columns of ids as requests and answers have them (spaces and capitals count)"
+        raise InputError(
+            f"no outcome belongs to a list: {count:,} of {outcomes:,} are {reason}", where="", remedy=remedy
+        )
 
 
 def _require_clocks(attributed: int, early: pl.DataFrame) -> None:
@@ -261,7 +274,9 @@ def _require_clocks(attributed: int, early: pl.DataFrame) -> None:
         raise InputError(what, where="--time", remedy=remedy)
 
 
-def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, reasons: Counts, now: int) -> Counts:
+def _misfits(
+    rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame, early: pl.DataFrame, now: int
+) -> Counts:
     seeds = decisions.filter(pl.col("seed").is_not_null())["seed"]
     chosen = rows.filter("chosen").sort("timestamp")
     following = decisions.select("user", following="time").sort("following")
@@ -270,11 +285,9 @@ def _misfits(rows: pl.DataFrame, decisions: pl.DataFrame, outcomes: pl.DataFrame
     between = between.filter(pl.col("following") < pl.col("outcome_at"))
     return {
         "propensities of 0": rows.filter(pl.col("log_prob").exp() == 0, arm="explored").height,
-        f"decisions after now{CLOCKS}": decisions.filter(pl.col("time") > now).height,
-        f"outcomes after now{CLOCKS}": outcomes.filter(pl.col("time") > now).height,
-        f"outcomes before their decision{CLOCKS}": sum(
-            n for name, n in reasons.items() if name.endswith(CLOCKS) and isinstance(n, int)
-        ),
+        "decisions after now: clocks disagree": decisions.filter(pl.col("time") > now).height,
+        "outcomes after now: clocks disagree": outcomes.filter(pl.col("time") > now).height,
+        EARLY: early.height,
         "draws with the seed of another draw": len(seeds) - seeds.n_unique(),
         "chosen items whose outcome came after the user's next decision": between.height,
     }
