@@ -234,7 +234,7 @@ def reward_model(test: ComparisonTable, row: str, reports: Reports) -> Iterator[
     elif len(verdicts) < max(test.shared_seeds(row), 1) or "not_measured" in verdicts.values():
         text = f"Nothing tells whether the reward model, which {row} follows, knows what a user prefers."
         implied = (report["implication"] for report in reports.values() if report["verdict"] == "not_measured")
-        yield Finding(text, next(implied, "Run `recalign test` on the reward model."))
+        yield Finding(text, next(implied, "Run `recalign test --config RUN/config.yaml` of the reward model."))
 
 
 def placebos(test: ComparisonTable, row: str) -> Iterator[Finding]:

@@ -129,7 +129,8 @@ class WeightedSFT(PostTraining):
 
     LOG_PREFIX = "advantage"
     takes_row_sharding = True
-    TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")  # transforms that have a temperature
+    TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")
+    """Transforms that have a temperature; empty in a subclass whose weights have none."""
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class WeightedSFT(PostTraining):
     def require_weights(self, weight_T: Tensor, advantage_T: Tensor) -> None:
         """Refuse weights that are all 0, with an InputError."""
         if not weight_T.any():
-            text = f"every weight is 0: no event has an advantage above 0 (the largest is {advantage_T.max():.3g})"
+            text = f"every weight is 0 (the largest advantage is {advantage_T.max():.3g})"
             remedy = "use a data.reward above 0 for good events, another data.baseline or another transform"
             raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
 

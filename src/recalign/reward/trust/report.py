@@ -65,7 +65,7 @@ def read_trust(run: Path) -> dict[str, Any]:
         InputError: the file was changed after the run.
     """
     if (run / TRUST).is_file():
-        verify(run / TRUST, "run `recalign test` on this run, which writes it anew")
+        verify(run / TRUST, f"`recalign test --config {run / 'config.yaml'}` writes it anew")
     return read_json(run / TRUST)
 
 
