@@ -101,6 +101,16 @@ def test_events_that_were_trained_on_are_not_tested_on(tmp_path: Path):
     assert after.sequences.frame.filter(user)["split"].to_list() == [0, 0, 0, 0, 2]
 
 
+def test_tied_rows_in_another_order_stay_in_training(tmp_path: Path):
+    rows = [*FIRST, *((9, i, 3.0, 50) for i in range(4))]
+    before = data(tmp_path / "a", rows)
+    remember(before, tmp_path / "ids")
+    after = data(tmp_path / "b", [*rows[::-1], (9, 9, 3.0, 9000)], tmp_path / "ids")
+    trained = [made.sequences.frame.filter((pl.col("split") == 0) & (pl.col("user") == 8)) for made in (before, after)]
+    assert [len(frame) for frame in trained] == [2, 4]
+    assert set(trained[0]["item"]) <= set(trained[1]["item"])
+
+
 def test_a_set_that_was_trained_on_stays_in_training_whole(tmp_path: Path):
     split, user = LeaveLast(2, 2), pl.col("user") == 8
     rows = [*FIRST, *((9, i, 3.0, 50 + i) for i in range(4))]

@@ -142,7 +142,10 @@ class EarlierLog:
 
 @dataclass(frozen=True)
 class KeepTrained(Split):
-    """A split of a log that continues an earlier one: events that were trained on stay in training."""
+    """A split of a log that continues an earlier one: events that were trained on stay in training.
+
+    So do events of the same user and time, as the files may now have those in another order.
+    """
 
     split: Split
     earlier: EarlierLog
@@ -151,7 +154,8 @@ class KeepTrained(Split):
         return repr(self.split)
 
     def assign(self, table: EventTable) -> pl.Series:
-        return self.split.assign(table).set(table.tie_group_max(self.earlier.in_first_known(table, "trained")), TRAIN)
+        frame = table.frame.select("user", "timestamp", kept=self.earlier.in_first_known(table, "trained"))
+        return self.split.assign(table).set(frame.select(pl.col("kept").any().over("user", "timestamp"))["kept"], TRAIN)
 
     def of_rows(self, table: EventTable) -> Split | None:
         return self.split.of_rows(table)
