@@ -111,6 +111,16 @@ def test_tied_rows_in_another_order_stay_in_training(tmp_path: Path):
     assert set(trained[0]["item"]) <= set(trained[1]["item"])
 
 
+def test_rare_items_of_the_earlier_log_are_not_late(tmp_path: Path):
+    rows = [*FIRST, (7, 99, 2.0, 3), (6, 98, 2.0, 3)]
+    remember(data(tmp_path / "a", rows, min_events=2), tmp_path / "ids")
+    grown = data(tmp_path / "b", [*rows, (7, 99, 3.0, 9000)], tmp_path / "ids", min_events=2)
+    assert 990 not in grown.sequences.items
+    more = data(tmp_path / "b", [*rows, (5, 99, 3.0, 3)], tmp_path / "ids", min_events=2)
+    with pytest.raises(InputError, match="2 events are late: of new items, such as 990"):
+        more.sequences  # noqa: B018
+
+
 def test_a_set_that_was_trained_on_stays_in_training_whole(tmp_path: Path):
     split, user = LeaveLast(2, 2), pl.col("user") == 8
     rows = [*FIRST, *((9, i, 3.0, 50 + i) for i in range(4))]
@@ -151,6 +161,7 @@ def without(*lost: Callable[[tuple], bool]) -> Rows:
         (without(lambda row: row[1] == 5), {}, "lacks 1 of the earlier log's .* items, such as 50"),
         (without(lambda row: row == FIRST[4]), {}, "the first events of some users differ"),
         ([*FIRST, (4, 5, 2.0, 3)], {}, "the first events of some users differ"),
+        ([*FIRST, (7, 99, 2.0, 3)], {}, "1 events are late: of new items, such as 990, but before events that were"),
         ([(*FIRST[0][:2], 5.0, FIRST[0][3]), *FIRST[1:]], {}, "earlier events have other rewards here"),
         (FIRST, {"reward": "rating * 2"}, "data.reward: is 'rating . 2', but the earlier log was"),
         (FIRST, {"share_a": 0.6}, "data.share_a: is 0.6, but the earlier log was"),
@@ -158,7 +169,7 @@ def without(*lost: Callable[[tuple], bool]) -> Rows:
         (FIRST, {"log": {"time_resolution": 60}}, "data.log.time_resolution: is 60, but the earlier log was"),
         (FIRST, {"log": {"user": "item", "item": "user"}}, "data.log.user: is 'item', but the earlier log was"),
     ],
-    ids=["user", "item", "event", "late", "rewards", "expression", "groups", "ties", "time", "columns"],
+    ids=["user", "item", "event", "late", "late-new", "rewards", "expression", "groups", "ties", "time", "columns"],
 )
 def test_another_log_is_refused(tmp_path: Path, ids: Path, rows: Rows, given, said: str):
     grown = data(tmp_path / "next", rows, ids, **given)

@@ -83,16 +83,17 @@ class EarlierLog:
             what, remedy = "is not supported for a log that continues another", "leave it out, or train a chain anew"
             raise InputError(what, where="data.log.items.features", remedy=remedy)
 
-    def continued(self, table: EventTable, reward_settings: Mapping[str, Any]) -> EventTable:
+    def continued(self, table: EventTable, reward_settings: Mapping[str, Any], min_events: int) -> EventTable:
         """The table of a log that has grown, with its users in the earlier order and new users after them.
 
         Args:
             table: the grown log.
             reward_settings: the settings that define its rewards. If they are unchanged, the rewards of old events are
                 compared, unless they are ranks, which change with every event.
+            min_events: training events that an item needs to be in the catalogue, in both logs.
 
         Raises:
-            InputError: the log lacks earlier users, items or events, or their rewards differ.
+            InputError: the log lacks earlier users, items or events, or has more before them, or their rewards differ.
         """
         old = self.users["user"]
         for which, earlier, now in (("users", old, table.users), ("items", self.items, table.items)):
@@ -113,6 +114,13 @@ class EarlierLog:
         if events != self.facts["events"]:
             what = "the first events of some users differ from their events in the earlier log"
             raise InputError(what, where=KEY, remedy=TRAIN_ANEW)
+        rows = frame.with_columns(known=item_N > 0, trained=self.in_first_known(grown, "trained"))
+        trained_until = pl.col("timestamp").filter(pl.col("known") & pl.col("trained")).max().over("user")
+        late = rows.filter(~pl.col("known") & (pl.col("timestamp") < trained_until))
+        # In the earlier log an item with so many training events would have been in the catalogue.
+        if len(late := late.filter(pl.len().over("item") >= min_events)):
+            what = f"{len(late):,} events are late: of new items, such as {table.items[late['item'][0]]}, but before "
+            raise InputError(f"{what}events that were trained on", where=KEY, remedy=f"leave them out; or {TRAIN_ANEW}")
         same = all(digest(value) == self.facts["read_by"][key] for key, value in reward_settings.items())
         if same and not reward_settings["relative_to"] and rewards != self.facts["event_rewards"]:
             what, remedy = "earlier events have other rewards here", "give the earlier rewards, or train a chain anew"

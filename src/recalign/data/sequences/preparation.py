@@ -76,7 +76,7 @@ class LogPreparation(Preparation):
         data, table = self.data, self.data.table
         settings = data.high, data.groups, data.min_events, data.relative_to
         if self.earlier is not None:
-            table = self.earlier.continued(table, data.reward_settings)
+            table = self.earlier.continued(table, data.reward_settings, data.min_events)
             made = build_sequences(table, KeepTrained(data.split, self.earlier), *settings, self.earlier.numbering)
         elif (values := read_features(data.log_, data_root(data.root), table.items)) is not None:
             made = build_sequences(table, data.split, *settings, functools.partial(number_with_features, values))
