@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from recalign.bootstrap import CrossedBootstrap, Estimate, holm, holm_intervals
 
 
-def test_two_users_by_hand():
+def test_mean_of_two_users_has_worked_out_draws():
     # Draws of two users: both the first (1/4), one each (1/2), both the second (1/4).
     estimate = CrossedBootstrap(users=2, draws=4000).mean(np.array([[0.0, 3.0]]), np.array([[1.0, 3.0]]))
     values, share = np.unique(estimate.draws_D, return_counts=True)
@@ -63,7 +63,7 @@ def test_intervals_cover_the_truth(world):
     assert least <= covered / worlds <= most
 
 
-def test_interval_and_p_by_hand():
+def test_interval_and_p_value_of_known_draws():
     # 39 draws: k = 40 * 0.025 = 1 for 95 %, so the ends are the extremes.
     estimate = Estimate(10.0, np.arange(-3.0, 36.0))
     assert estimate.interval() == (-3, 35)
@@ -72,13 +72,13 @@ def test_interval_and_p_by_hand():
     assert estimate.interval(0.96) == (-np.inf, np.inf)
 
 
-def test_holm_by_hand():
+def test_holm_returns_worked_out_p_values():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.6, 0.5]) == pytest.approx([1, 1])
     assert holm([0.02]) == pytest.approx([0.02])
 
 
-def test_after_one_that_is_not_rejected_holm_rejects_no_other():
+def test_holm_stops_at_the_first_p_value_not_rejected():
     """Two p-values of 0.04: 0.05 / 2 rejects neither, so both intervals have that level, and 0.05 is never tried."""
     estimate = Estimate(50.0, np.array([-1.0, *range(1, 99)]))
     assert estimate.p_value() == pytest.approx(0.04)
@@ -97,7 +97,7 @@ def test_holm_intervals_reject_what_holm_rejects(shifts, seed):
 
 
 @pytest.mark.parametrize("users", [3, 50])
-def test_many_users_are_drawn_a_few_draws_at_a_time_and_alike(monkeypatch, users):
+def test_draws_in_chunks_equal_draws_at_once(monkeypatch, users):
     """As many draws as fit into CHUNK bytes, one at least; the figures are the same to the bit."""
     rng = np.random.default_rng(4)
     data = rng.normal(size=(2, users)), rng.integers(1, 4, size=(2, users)).astype(float)

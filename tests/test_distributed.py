@@ -41,7 +41,7 @@ def shared(cut: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_rows_gradients_and_draws_of_two_are_those_of_one():
+def test_two_processes_have_rows_gradients_and_draws_of_one():
     rows = ROWS.clone().requires_grad_()
     loss_of(rows).backward()
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def test_rows_gradients_and_draws_of_two_are_those_of_one():
         torch.testing.assert_close(mean, rows.grad)
 
 
-def test_alone_everything_is_as_it_is():
+def test_single_process_calls_are_the_identity():
     assert distributed.all_gather_rows(ROWS) is ROWS
     assert distributed.broadcast(ROWS) is ROWS
     assert distributed.broadcast_floats((0.1, 2.0), ROWS.device) == [0.1, 2.0]

@@ -19,7 +19,7 @@ from recalign.errors import InputError
 from recalign.files import atomic_write, digest, sha256, write_json, write_text
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+def test_failed_write_leaves_the_old_file(tmp_path: Path):
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text(f"half {1 // 0}")
@@ -36,7 +36,7 @@ def hidden(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_disk_that_takes_nothing_is_named_where_a_writer_hides_it(tmp_path: Path, number: int):
+def test_disk_errors_hidden_by_writers_are_named(tmp_path: Path, number: int):
     with pytest.raises(OSError, match=os.strerror(number)) as caught, atomic_write(tmp_path / "a"):
         hidden(number)
     assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a"))
@@ -47,7 +47,7 @@ def test_a_disk_that_takes_nothing_is_named_where_a_writer_hides_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("total", "free", "said"), [(9, 0, "No space left"), (9, 1, "odd"), (0, 0, "odd")])
-def test_an_error_counts_as_the_disks_where_it_has_no_room(
+def test_unexplained_errors_on_a_full_disk_are_disk_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, free: int, said: str
 ):
     """NumPy says that it wrote less than it should, without a number. Some file systems tell no size."""
@@ -62,7 +62,7 @@ def test_an_error_counts_as_the_disks_where_it_has_no_room(
 
 
 @pytest.mark.parametrize("name", ["there", "."])
-def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+def test_folder_in_place_of_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     """What was named is a path beside it, which nobody had given."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
@@ -71,9 +71,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, monkeypatch: p
     assert refused.value.filename == name
 
 
-def test_a_command_names_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_commands_name_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -89,7 +87,7 @@ def test_a_command_names_a_full_disk(
     assert "No space left on device (disk mounted at " in capsys.readouterr().err
 
 
-def test_a_reader_who_has_left_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_broken_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """As `head` leaves; it counts as an OSError too."""
 
     def left(*_: object) -> None:
@@ -101,7 +99,7 @@ def test_a_reader_who_has_left_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_
         assert main(["configs"]) == 141
 
 
-def test_what_killed_processes_left_goes_once_it_is_old(tmp_path: Path):
+def test_stale_temporary_files_are_removed_once_old(tmp_path: Path):
     """A younger one may be of a process that lives, perhaps on another machine."""
     old, young, others = ("[a].txt.9001", "[a].txt.9002.earlier"), "[a].txt.9003", ("[a].txt.lock", "a.txt.9004")
     for name in (*old, young, *others):
@@ -115,19 +113,19 @@ def test_what_killed_processes_left_goes_once_it_is_old(tmp_path: Path):
     assert {path.name for path in tmp_path.iterdir()} == {"[a].txt", f".{young}", *(f".{name}" for name in others)}
 
 
-def test_folders_are_made_and_text_is_utf8(tmp_path: Path):
+def test_write_text_makes_folders_and_writes_utf8(tmp_path: Path):
     write_json(tmp_path / "b" / "c.json", {"ü": 1})
     assert (tmp_path / "b" / "c.json").read_bytes().decode() == '{\n  "ü": 1\n}\n'
 
 
-def test_a_digest_is_of_the_values_alone(tmp_path: Path):
+def test_digest_depends_on_values_only(tmp_path: Path):
     assert digest({"a": 1, "b": [2]}, None) == digest({"b": [2], "a": 1}, None)
     assert digest({"a": 1}) != digest({"a": "1"})
     write_text(tmp_path / "x", "abc")
     assert sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_file_is_read_again_only_if_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sha256_is_cached_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path, reads = tmp_path / "x", []
     hashed = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: reads.append(file.name) or hashed(file, name))
@@ -143,7 +141,7 @@ def test_a_file_is_read_again_only_if_it_has_changed(tmp_path: Path, monkeypatch
     assert sha256(path) not in first
 
 
-def test_a_folder_that_polars_may_not_write_to_is_named(tmp_path: Path):
+def test_folder_without_write_permission_is_named(tmp_path: Path):
     with pytest.raises(PermissionError) as caught, atomic_write(tmp_path / "lists.parquet"):
         raise PermissionError("Permission denied (os error 13): .lists.parquet.7")  # as Polars does
     assert (caught.value.errno, caught.value.filename) == (errno.EACCES, str(tmp_path / "lists.parquet"))

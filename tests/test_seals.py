@@ -26,7 +26,7 @@ def bundle(folder: Path, **made_of: str) -> Path:
     return folder
 
 
-def test_a_published_folder_is_fresh_for_its_key(tmp_path: Path):
+def test_published_folder_is_fresh_for_its_key(tmp_path: Path):
     folder = bundle(tmp_path / "bundle")
     assert check(folder, KEY).fresh
     assert require(folder, "export it again").key == KEY
@@ -35,7 +35,7 @@ def test_a_published_folder_is_fresh_for_its_key(tmp_path: Path):
 
 
 @pytest.mark.parametrize("harm", ["flipped", "gone", "unsealed", "seal cut"])
-def test_what_was_altered_is_named(tmp_path: Path, harm: str):
+def test_check_names_altered_files(tmp_path: Path, harm: str):
     folder = bundle(tmp_path / "bundle")
     if harm == "flipped":
         (folder / "weights/a.bin").write_bytes(b"abb")
@@ -51,7 +51,7 @@ def test_what_was_altered_is_named(tmp_path: Path, harm: str):
         require(folder, "export it again")
 
 
-def test_what_has_changed_is_named(tmp_path: Path):
+def test_check_names_changed_keys_and_inputs(tmp_path: Path):
     folder = bundle(tmp_path / "bundle")
     state = check(folder, {"settings": {"lr": 0.2}, "data": "d"})
     assert state.whole
@@ -60,7 +60,7 @@ def test_what_has_changed_is_named(tmp_path: Path):
     assert check(tmp_path / "nothing", KEY) == State()
 
 
-def test_a_folder_that_breaks_off_leaves_the_earlier_one(tmp_path: Path):
+def test_failed_publish_leaves_the_earlier_folder(tmp_path: Path):
     folder = bundle(tmp_path / "bundle")
     with pytest.raises(ZeroDivisionError), publish(folder, {}) as part:
         (part / "recipe.json").write_text(f"{1 // 0}")
@@ -71,7 +71,7 @@ def test_a_folder_that_breaks_off_leaves_the_earlier_one(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_what_killed_processes_left_of_a_folder_goes_once_it_is_old(tmp_path: Path):
+def test_stale_temporary_folders_are_removed_once_old(tmp_path: Path):
     for name in (".bundle.9001", ".bundle.9001.earlier", ".bundle.9002"):
         (tmp_path / name / "weights").mkdir(parents=True)
         if "9001" in name:
@@ -80,7 +80,7 @@ def test_what_killed_processes_left_of_a_folder_goes_once_it_is_old(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle.9002", "bundle"]
 
 
-def test_what_it_was_made_of_counts_through_other_seals(tmp_path: Path):
+def test_inputs_count_through_other_seals(tmp_path: Path):
     """A comparison of an evaluation of a checkpoint: all three may move together."""
     chain = tmp_path / "chain"
     run = chain / "run"
@@ -98,18 +98,18 @@ def test_what_it_was_made_of_counts_through_other_seals(tmp_path: Path):
     assert check(moved / "comparison", KEY).fresh  # the manifest says what the checkpoint is, or was
 
 
-def test_a_file_elsewhere_keeps_its_own_place(tmp_path: Path):
+def test_input_files_elsewhere_keep_absolute_paths(tmp_path: Path):
     assert named(tmp_path / "a.ckpt", tmp_path / "chain/x", tmp_path / "chain") == str((tmp_path / "a.ckpt").resolve())
 
 
 @pytest.mark.parametrize("content", ['{"key": {}, "mbde_of": {}, "digests": {}}', "[]", '{"digests": {"../a": ""}}'])
-def test_what_is_no_seal_is_damaged_not_a_traceback(tmp_path, content):
+def test_invalid_seal_counts_as_altered(tmp_path, content):
     (tmp_path / seals.SEAL).write_text(content)
     assert seals.check(tmp_path).altered == [seals.SEAL]
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_path, monkeypatch, error):
+def test_failed_rename_leaves_the_earlier_folder(tmp_path, monkeypatch, error):
     with seals.publish(tmp_path / "entry") as part:
         (part / "a").write_text("1")
 
@@ -125,9 +125,7 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
 
 
-def test_a_class_of_ones_own_counts_by_its_file_and_one_without_a_file_is_never_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_code_digest_includes_files_of_custom_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(tmp_path)
     settings = {
         "model": {"class_path": "own_model.Mine", "init_args": {"encoder": [{"class_path": "torch.nn.Linear"}]}}
@@ -142,7 +140,7 @@ def test_a_class_of_ones_own_counts_by_its_file_and_one_without_a_file_is_never_
     assert code_digest(typed) != code_digest(typed)
 
 
-def test_recaligns_own_version_counts(monkeypatch: pytest.MonkeyPatch):
+def test_code_digest_includes_the_version_of_recalign(monkeypatch: pytest.MonkeyPatch):
     before = code_digest()
     seals._recalign.cache_clear()
     monkeypatch.setattr(seals, "version", lambda name: "0")

@@ -26,7 +26,7 @@ def test_workers_have_their_environment_and_are_replaced_when_one_dies():
     assert not multiprocessing.active_children()
 
 
-def test_errors_come_back_as_they_are_and_bugs_with_their_traceback():
+def test_workers_return_errors_and_tracebacks():
     with LocalWorkers([{}]) as workers:
         with pytest.raises(InputError) as refused:
             workers.submit(mortal.refuse, {}).result()
@@ -39,7 +39,7 @@ def test_errors_come_back_as_they_are_and_bugs_with_their_traceback():
         assert full.value.filename == "folder/a"
 
 
-def test_an_exception_ends_what_still_runs():
+def test_exception_kills_running_workers():
     workers = LocalWorkers([{}])
     sleeping = workers.submit(time.sleep, 600)
     while not sleeping.running():
@@ -49,7 +49,7 @@ def test_an_exception_ends_what_still_runs():
     assert not multiprocessing.active_children()
 
 
-def test_a_cluster_has_room_or_says_what_it_lacks():
+def test_ray_cluster_without_room_is_refused():
     assert _room({"CPU": 8.0, "GPU": 3.0}, {"CPU": 2.0, "GPU": 0.5}) == 4
     assert _room({"CPU": 3.0}, {"CPU": 1.0, "GPU": 0.0}) == 3
     with pytest.raises(InputError, match=r"8 CPU, 0 GPU, too little for one task"):
@@ -58,13 +58,13 @@ def test_a_cluster_has_room_or_says_what_it_lacks():
 
 @pytest.mark.long
 @pytest.mark.usefixtures("ray")
-def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+def test_unreachable_ray_cluster_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(InputError, match="no Ray cluster can be reached"):
         RayWorkers(None, 1, 0)
 
 
-def test_a_lock_leaves_nothing_where_nothing_was_made(tmp_path: Path):
+def test_lock_leaves_nothing_if_no_folder_was_made(tmp_path: Path):
     folder = tmp_path / "runs/shop/asft/seed-0"
     for _ in range(2):
         with pytest.raises(InputError), locked(folder, "training", "wait"):

@@ -28,7 +28,7 @@ def small(tmp_path):
     )
 
 
-def test_counts(small):
+def test_audit_counts_rows_users_items_and_repeats(small):
     found = audit(small)
     assert found["log"] == {
         "rows read": 5,
@@ -49,7 +49,7 @@ def test_counts(small):
     assert found["reward histogram"] == {"1": 1, "2": 2, "5": 1}
 
 
-def test_no_time_and_no_reward_leave_their_figures_out(tmp_path):
+def test_audit_omits_figures_of_missing_times_and_rewards(tmp_path):
     found = audit(table(tmp_path, {"user": [1, 1], "item": [1, 2]}, None, timestamp=None))
     assert "reward" not in found
     assert "first event" not in found["log"]
@@ -57,7 +57,7 @@ def test_no_time_and_no_reward_leave_their_figures_out(tmp_path):
     assert "reward" in render(found)  # its column is null
 
 
-def test_rendering(small):
+def test_render_formats_sections_as_text(small):
     found = audit(small) | {"more": {"leaks": 1234567, "cold": 0.25}, "none": {}}
     text = render(found)
     assert "1,234,567  leaks" in text
@@ -104,7 +104,7 @@ def clocked(leak: str) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(("leak", "least"), [("before", 0.8), ("after", 0.8), ("filled in", 0.65), ("nothing", 0.5)])
-def test_rewards_that_time_gives_away(leak, least):
+def test_gap_auc_detects_rewards_leaked_by_times(leak, least):
     frame = clocked(leak)
     assert gap_auc(frame) > least
     assert leak != "nothing" or gap_auc(frame) == pytest.approx(0.5, abs=0.02)
@@ -120,7 +120,7 @@ def test_binary_rewards_have_two_halves_whatever_their_share(share):
 
 
 @pytest.mark.parametrize(("unit", "share"), [("s", 0.5), ("ms", 0.0)])
-def test_times_that_differ_within_a_second_are_no_ties(tmp_path, unit, share):
+def test_ties_are_counted_at_the_resolution_of_the_file(tmp_path, unit, share):
     """Four events, the first two within a second; in seconds they are a tie."""
     moments = [1_600_000_000_100, 1_600_000_000_900, 1_600_000_060_000, 1_600_000_120_000]
     times = [moment // (1000 if unit == "s" else 1) for moment in moments]
@@ -131,11 +131,11 @@ def test_times_that_differ_within_a_second_are_no_ties(tmp_path, unit, share):
 
 
 @pytest.mark.parametrize("values", [[1_000_001.0, 1_000_002.0, 1_000_002.0], [100_000.0 + n for n in range(20)]])
-def test_a_histogram_counts_every_event_where_values_lie_close(values):
+def test_histogram_counts_every_event_of_close_values(values):
     assert sum(histogram(pl.Series(values)).values()) == len(values)
 
 
-def test_what_was_shown_is_counted(tmp_path):
+def test_audit_counts_requests_chosen_and_skipped_rows(tmp_path):
     rows = {"user": [1, 1, 1, 1, 2], "item": [1, 2, 3, 1, 1], "timestamp": [5, 5, 6, 7, 5], "stars": [1, 4, None, 3, 5]}
     found = audit(table(tmp_path, rows | {"click": [1, 0, 0, 0, 1]}, chosen="click = 1"))
     assert list(found["shown"].values()) == [2, 3, 4, 2, 1, 2, 3.0, 3.5]

@@ -30,7 +30,7 @@ def log_of(name: str) -> LogMapping:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_mapping_is_typed_and_named_after_its_file(name):
+def test_shipped_logs_are_typed_and_named_after_their_files(name):
     assert log_of(name).name == name
 
 
@@ -44,7 +44,7 @@ def test_every_mapping_is_typed_and_named_after_its_file(name):
         ("coat", 11_600, 290, 300),
     ],
 )
-def test_real_logs(name, rows, users, items):
+def test_shipped_logs_have_their_known_sizes(name, rows, users, items):
     root = Path(os.environ.get("RECALIGN_DATA", "nowhere"))
     places = {"ml-1m": "ml-1m.zip", "ml-100k": "ml-100k*"}
     if not list(root.glob(places.get(name, name))):
@@ -54,7 +54,7 @@ def test_real_logs(name, rows, users, items):
     assert audit(table)["reward"]["events with a reward"] > 10_000
 
 
-def test_the_csv_shown_to_newcomers_is_what_its_yaml_reads(tmp_path):
+def test_csv_in_the_docs_is_read_by_its_yaml(tmp_path):
     page = (DOCS / "formats.md").read_text()
     (tmp_path / "own-log.csv").write_text(page.split("```csv\n")[1].split("```")[0])
     table = load_events(log_of("own-log"), tmp_path, settings("own-log")["reward"])

@@ -22,7 +22,7 @@ def divided(*counts: int):
     ("events", "test", "validation"),
     [(3, 1, 1), (4, 1, 1), (9, 1, 1), (10, 1, 2), (15, 1, 3), (20, 2, 3), (40, 4, 3), (80, 8, 4), (500, 10, 5)],
 )
-def test_the_median_user_says_how_much_is_set_aside(events: int, test: int, validation: int):
+def test_split_sizes_follow_the_median_user(events: int, test: int, validation: int):
     found = divided(*[events] * 40)
     assert (found.test, found.validation, found.tested) == (test, validation, 40)
     assert found.left == events - test - validation
@@ -36,7 +36,7 @@ def test_the_median_user_says_how_much_is_set_aside(events: int, test: int, vali
         ([2] * 10 + [3] * 20 + [6] * 30, (1, 1, 60, 50, 4)),
     ],
 )
-def test_the_shares_are_counted(counts: list[int], found: tuple[int, ...]):
+def test_divide_counts_users_and_tested_users(counts: list[int], found: tuple[int, ...]):
     division = divided(*counts)
     assert (division.test, division.validation, division.users, division.tested, division.left) == found
     assert f"{found[3]} of {found[2]:,} users have test events" in str(division)
@@ -51,12 +51,12 @@ def test_the_shares_are_counted(counts: list[int], found: tuple[int, ...]):
         ([3] * 500, "nothing can be learned"),
     ],
 )
-def test_a_log_that_cannot_be_measured(counts: list[int], said: str | None):
+def test_divide_says_why_a_log_cannot_be_measured(counts: list[int], said: str | None):
     cannot = divided(*counts).cannot
     assert cannot is None if said is None else said in str(cannot)
 
 
-def test_the_settings_are_those_of_a_yaml():
+def test_suggestion_settings_are_yaml_values():
     assert divided(*[20] * 40).settings == {
         "high": {"expression": None, "quantile": 0.75},
         "split": {"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 2, "validation": 3}},
@@ -78,7 +78,7 @@ def test_the_settings_are_those_of_a_yaml():
         (None, True, True),
     ],
 )
-def test_what_is_collapsed_is_divided_as_what_is_left(reward: str | None, given: bool | None, collapse: bool):
+def test_collapse_and_divide_splits_the_remaining_events(reward: str | None, given: bool | None, collapse: bool):
     """Twenty users of five items, and of a second event on each."""
     user, worth = users(*[10] * 20), pl.Series([0.0, 1.0] * 100) if reward else pl.repeat(None, 200, eager=True)
     events = pl.DataFrame({"user": user, "item": pl.Series([0, 0, 1, 1, 2, 2, 3, 3, 4, 4] * 20), "reward": worth})

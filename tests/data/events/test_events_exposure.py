@@ -21,7 +21,7 @@ def frame_of(folder, added: dict, **mapping) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("marks", [[True, False, None, True], [1, 0, None, 1], [1.0, 0.0, None, 1.0]])
-def test_the_table_has_both_columns_under_its_own_names(tmp_path, marks):
+def test_is_random_and_propensity_become_columns_of_the_table(tmp_path, marks):
     frame = frame_of(
         tmp_path, {"rand": marks, "is_random": 9, "p": [0.5, None, None, 1]}, is_random="rand", propensity="p"
     )
@@ -32,7 +32,7 @@ def test_the_table_has_both_columns_under_its_own_names(tmp_path, marks):
 
 
 @pytest.mark.parametrize("drawn", ["drawn", "arm = 'random'"])
-def test_both_can_be_expressions(tmp_path, drawn):
+def test_is_random_and_propensity_can_be_expressions(tmp_path, drawn):
     made, arms = {"drawn": "arm = 'random'"}, ["random", "bts", "bts", "random"]
     frame = frame_of(tmp_path, {"arm": arms}, columns=made, is_random=drawn, propensity="1.0 / 80")
     assert frame["is_random"].to_list() == [True, False, False, True]
@@ -48,20 +48,20 @@ def test_both_can_be_expressions(tmp_path, drawn):
         ("is_random", ["yes", "no", "no", "no"], "is of type String, not a condition"),
     ],
 )
-def test_bad_columns(tmp_path, key, column, found):
+def test_bad_exposure_columns_are_refused(tmp_path, key, column, found):
     with pytest.raises(InputError, match=f"data.log.{key}: .*x.* {found}") as caught:
         frame_of(tmp_path, {"x": column}, **{key: "x"})
     assert caught.value.remedy
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1e39])
-def test_the_reward_of_a_passed_row_is_finite(value):
+def test_passed_reward_must_be_finite(value):
     with pytest.raises(InputError, match=r"data\.log\.passed_reward: is NaN or too large"):
         LogMapping("t", ["t.csv"], chosen="click = 1", passed_reward=value)
 
 
 @given(st.lists(st.floats(allow_nan=True, width=32), min_size=4, max_size=4))
-def test_a_propensity_is_read_as_it_is_or_refused(tmp_path_factory, values):
+def test_propensities_are_unchanged_or_refused(tmp_path_factory, values):
     folder = tmp_path_factory.mktemp("p")
     if all(0 < value <= 1 for value in values):
         assert frame_of(folder, {"p": values}, propensity="p")["propensity"].to_list() == values

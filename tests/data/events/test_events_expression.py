@@ -44,7 +44,7 @@ FRAME = pl.DataFrame(
         ("text in ('1', '4')", [True, False, False, True]),
     ],
 )
-def test_values(expression, values):
+def test_evaluate_returns_values_by_the_null_rules(expression, values):
     assert evaluate(FRAME, expression, "data.reward").to_list() == values
 
 
@@ -53,7 +53,7 @@ NUMBERS = st.none() | st.integers(-3, 3)
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=10))
-def test_a_missing_signal_is_never_the_best_reward(rows):
+def test_null_columns_never_give_the_best_reward(rows):
     """Null in, null out, for whatever is made of least and greatest."""
     frame = pl.DataFrame(rows, schema={"a": pl.Int64, "b": pl.Int64, "c": pl.Int64}, orient="row")
     found = evaluate(frame, "greatest(least(a, b), c) + 1", "data.reward").to_list()
@@ -85,7 +85,7 @@ def test_a_missing_signal_is_never_the_best_reward(rows):
         ("a" + " or a" * 1_000, "is not a Polars SQL expression: maximum recursion"),
     ],
 )
-def test_what_cannot_be_a_reward(expression, message):
+def test_evaluate_refuses_bad_expressions(expression, message):
     with pytest.raises(InputError) as caught:
         evaluate(FRAME, expression, "data.reward")
     assert str(caught.value).startswith("data.reward: ")
@@ -93,7 +93,7 @@ def test_what_cannot_be_a_reward(expression, message):
     assert caught.value.remedy
 
 
-def test_words_of_the_clock_may_be_text_or_columns():
+def test_clock_words_are_allowed_in_text_and_column_names():
     frame = pl.DataFrame({"current_date": [1], "now": [2], "a": ["now()"]})
     for expression in ('"current_date" = 1', "now in (2)", "a = 'now()'"):
         assert evaluate(frame, expression, "data.log.where").to_list() == [True]
@@ -109,7 +109,7 @@ def test_nan_in_a_column_is_an_error_even_where_polars_would_skip_it(expression)
 @pytest.mark.parametrize(
     "expression", ["a > avg(a)", "rank() over (order by a)", "count(*)", "a > quantile_cont(a, 0.5)"]
 )
-def test_other_rows_are_refused_where_values_come_out_the_same(expression):
+def test_aggregates_are_refused_even_in_a_table_of_one_row(expression):
     with pytest.raises(InputError, match="reads other rows than its own"):
         evaluate(pl.DataFrame({"a": [1.0]}), expression, "data.reward")
 
@@ -130,7 +130,7 @@ def test_other_rows_are_refused_where_values_come_out_the_same(expression):
         ("price * 3 / 7", [0.3 / 7, 3.0]),
     ],
 )
-def test_integers_do_not_wrap_around_and_fractions_keep_their_digits(dtype, expression, values):
+def test_arithmetic_is_in_64_bits(dtype, expression, values):
     """Whatever type a column is stored in: 3 less than one star is -2, and not 254."""
     frame = pl.DataFrame(
         {
@@ -146,6 +146,6 @@ def test_integers_do_not_wrap_around_and_fractions_keep_their_digits(dtype, expr
     assert evaluate(frame, expression, "data.reward").to_list() == pytest.approx(values, rel=1e-12)
 
 
-def test_a_fraction_is_compared_in_the_columns_own_precision():
+def test_fractions_are_compared_in_the_precision_of_the_column():
     frame = pl.DataFrame({"share": pl.Series([0.7, 0.1], dtype=pl.Float32)})
     assert evaluate(frame, "share >= 0.7", "data.high.expression").to_list() == [True, False]

@@ -45,7 +45,7 @@ def rows(column: pl.Series) -> SourceRows:
         (pl.Series([date(2026, 3, 1)]), "datetime", (SECOND - 9 * 3600 - 15 * 60) * 10**6, 10**6),
     ],
 )
-def test_timestamps(column, unit, fine, per_second):
+def test_read_timestamps_returns_integers_and_their_unit(column, unit, fine, per_second):
     read, unit_a_second = read_timestamps(column, unit, rows(column))
     assert (read.unique().to_list(), unit_a_second, read.dtype) == ([fine], per_second, pl.Int64)
 
@@ -76,7 +76,7 @@ def test_timestamps(column, unit, fine, per_second):
         (pl.Series("t", [-(10**17)], dtype=pl.Datetime("us", "UTC")), "datetime", "in row 1, which is before 1970 or"),
     ],
 )
-def test_bad_timestamps(column, unit, message):
+def test_read_timestamps_refuses_bad_values(column, unit, message):
     with pytest.raises(InputError) as caught:
         read_timestamps(column, unit, rows(column))
     assert message in str(caught.value)
@@ -96,7 +96,7 @@ def test_bad_timestamps(column, unit, message):
         (pl.Series(["b", "a"], dtype=pl.Enum(["b", "a"])), ["b", "a"]),
     ],
 )
-def test_ids(column, ids):
+def test_read_ids_returns_integers_or_strings(column, ids):
     read = read_ids(column, "data.log.user", rows(column))
     index, distinct = index_ids(read)
     assert read.to_list() == ids

@@ -52,7 +52,7 @@ def test_two_stars_match_files_in_all_folders_below(tmp_path, entry):
     assert found == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_a_file_named_by_two_paths_is_read_once(tmp_path):
+def test_file_named_by_two_paths_is_read_once(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a.csv").write_text(CSV)
     (tmp_path / "link.csv").symlink_to("d/a.csv")
@@ -68,7 +68,7 @@ def test_a_file_named_by_two_paths_is_read_once(tmp_path):
         *("log[1].csv", "log*.csv", "a 'b' [red].csv", "^log.*$.csv"),
     ],
 )
-def test_names_and_compression(tmp_path, name):
+def test_compressed_files_and_unusual_names_are_read(tmp_path, name):
     text = "\ufeff" + (CSV.replace(",", "\t") if ".tsv" in name else CSV)
     (tmp_path / "log1.csv").write_text(CSV.replace("1,2", "9,9"))  # what the name would match as a pattern
     (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
@@ -86,7 +86,7 @@ def test_separators_are_found_with_and_without_a_header(tmp_path, separator, hea
     assert pairs(log, tmp_path) == [("u1", "007"), ("u1", "a, b")]
 
 
-def test_a_separator_of_one_byte_can_be_named_and_the_line_that_converts_another_does(tmp_path, monkeypatch):
+def test_longer_separators_are_refused_with_a_conversion_that_works(tmp_path, monkeypatch):
     (tmp_path / "log.txt").write_text(CSV.replace(",", "#"))
     assert pairs(LogMapping("test", ["log.txt"], separator="#"), tmp_path) == [(1, 2), (1, 3)]
     with pytest.raises(InputError, match=r"separator: '::' is not one byte") as caught:
@@ -112,7 +112,7 @@ def test_a_separator_of_one_byte_can_be_named_and_the_line_that_converts_another
         ("log.csv.gz", CSV.encode()),
     ],
 )
-def test_what_is_not_utf_8_with_one_byte_separators_comes_with_the_line_that_converts(tmp_path, name, content):
+def test_other_encodings_are_refused_with_a_conversion_that_works(tmp_path, name, content):
     assert "write_parquet" in refused(tmp_path, content, name).remedy
 
 
@@ -134,19 +134,19 @@ def test_what_is_not_utf_8_with_one_byte_separators_comes_with_the_line_that_con
         (None, 'user,item,timestamp,note\n1,7,1,"\n1,7,1,a "b" c\n1,7,1,"\n', "row 1 has a quote"),
     ],
 )
-def test_bad_text(tmp_path, header, text, found):
+def test_bad_csv_rows_are_named(tmp_path, header, text, found):
     message = str(refused(tmp_path, text, header=header))
     assert re.search(found, message, re.DOTALL), message
 
 
-def test_a_log_is_text_or_parquet(tmp_path):
+def test_mixing_text_and_parquet_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text(CSV)
     pl.DataFrame({name: [1] for name in NAMES}).write_parquet(tmp_path / "b.parquet")
     with pytest.raises(InputError, match="mixes text files with others, such as Parquet"):
         load_events(LogMapping("test", ["a.csv", "b.parquet"]), tmp_path, None)
 
 
-def test_a_blank_first_line_and_a_field_of_any_length(tmp_path):
+def test_blank_first_lines_and_long_fields_are_read(tmp_path):
     (tmp_path / "log.csv").write_text("\nuser;item;timestamp;rating\n1;2;3;4\n1;3;4;5\n")
     assert pairs(LogMapping("test", ["log.csv"]), tmp_path) == [(1, 2), (1, 3)]
     (tmp_path / "log.csv").write_text(f"user,item,timestamp,rating,text,last\n1,2,3,4,{'x' * 140_000},\n1,3,4,5,b,c\n")

@@ -75,7 +75,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize(("file", "header", "row", "columns", "reward"), LAYOUTS.values(), ids=LAYOUTS)
-def test_from_a_table_to_a_checked_log(
+def test_init_writes_a_yaml_that_check_accepts(
     tmp_path: Path, file: str, header: str | None, row: str, columns: str, reward: str
 ):
     write(tmp_path / file, header, row)
@@ -91,7 +91,7 @@ def test_from_a_table_to_a_checked_log(
     assert f"240 rows read from {file}" in said.out
 
 
-def test_rows_are_shown_as_they_were_understood(tmp_path: Path):
+def test_init_prints_the_first_events_as_they_were_read(tmp_path: Path):
     (tmp_path / "log.csv").write_text(
         "who,what,time,stars\nanna,lamp,2026-03-01T10:15:00+01:00,5\nb,lamp,2026-03-02,1\nb,chair,2026-03-03,\n"
     )
@@ -105,13 +105,13 @@ def test_rows_are_shown_as_they_were_understood(tmp_path: Path):
     assert "1 rows have no reward" in said.out
 
 
-def test_a_newline_in_a_name_writes_no_line_of_yaml(tmp_path: Path):
+def test_newlines_in_names_add_no_line_to_the_yaml(tmp_path: Path):
     write(tmp_path / "a\nevil: 1.csv", *RATINGS)
     assert init(tmp_path, "a\nevil: 1.csv", "--out=a\nevil: 2.yaml").code == 0
     assert [*yaml.safe_load((tmp_path / "a\nevil: 2.yaml").read_text())] == ["data"]
 
 
-def test_kinds_of_event_on_one_item_become_one_event(tmp_path: Path):
+def test_init_collapses_event_types_on_one_item(tmp_path: Path):
     rows = ["anna,lamp,2026-03-01,view", "anna,lamp,2026-03-02,purchase", "b,lamp,2026-03-02,view"]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows]))
     said = init(tmp_path, "log.csv")
@@ -125,7 +125,7 @@ def test_kinds_of_event_on_one_item_become_one_event(tmp_path: Path):
     assert "collapse" not in yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
 
 
-def test_a_byte_order_mark_and_words_for_missing_values(tmp_path: Path):
+def test_init_reads_a_byte_order_mark_and_words_for_missing_values(tmp_path: Path):
     write(tmp_path / "log.csv", "user,item,rating,time", "{user},{item},{stars},{s}", encoding="utf-8-sig")
     with (tmp_path / "log.csv").open("a") as file:
         file.write(f"1,24,NULL,{START + 10**6}\n2,3,4,NULL\n,3,4,{START}\n")
@@ -155,7 +155,7 @@ ODD = "a,b,c,d\nx,y,1,2026-01-01\nz,y,2,2026-01-02\n"
         ("user,item\n1,2\n", [], ["log.csv: it has 1 rows of 2 columns", "comma, tab"]),
     ],
 )
-def test_a_table_that_cannot_be_understood_is_one_clear_error(
+def test_init_refuses_tables_that_it_cannot_guess(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, words: list[str], expected: list[str]
 ):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
@@ -168,7 +168,7 @@ def test_a_table_that_cannot_be_understood_is_one_clear_error(
     assert not (tmp_path / "log.yaml").exists()
 
 
-def test_a_terminal_is_asked_for_what_cannot_be_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_init_asks_on_a_terminal_for_what_it_cannot_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -181,7 +181,7 @@ def test_a_terminal_is_asked_for_what_cannot_be_guessed(tmp_path: Path, monkeypa
     assert (data["log"]["user"], data["log"]["item"], data["reward"]) == ("a", "b", "c")
 
 
-def test_a_high_reward_is_about_the_best_third():
+def test_high_condition_selects_about_the_best_third():
     def high(*counts: int) -> str | None:
         return guess.high_condition(
             pl.Series([float(value) for value, count in enumerate(counts, 1) for _ in range(count)])
@@ -196,7 +196,7 @@ def test_a_high_reward_is_about_the_best_third():
     assert guess.high_condition(pl.Series([n / 100 for n in range(100)] + [1.0] * 100)) == "reward >= 1"
 
 
-def test_short_histories_are_measured_and_too_few_users_are_not(tmp_path: Path):
+def test_init_warns_of_too_few_users_but_not_of_short_histories(tmp_path: Path):
     rows = [f"{user},{item},{START + item},{item % 5}" for user in range(15) for item in range(4 + user % 2)]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,time,stars", *rows]))
     said = init(tmp_path, "log.csv")
@@ -207,7 +207,7 @@ def test_short_histories_are_measured_and_too_few_users_are_not(tmp_path: Path):
     assert tiny.recalign(tmp_path, "check", "log.yaml").out.startswith("verdict: do not train")
 
 
-def test_several_files_are_one_table(tmp_path: Path):
+def test_init_reads_several_files_as_one_table(tmp_path: Path):
     """A kind of event, a missing time and a text id that only the second file has are seen."""
     (tmp_path / "shop").mkdir()
     write(tmp_path / "shop/t-1.csv", "user,item,event,time", "{user},{item},view,{s}")
@@ -221,7 +221,7 @@ def test_several_files_are_one_table(tmp_path: Path):
     assert "240 rows read from shop/t-1.csv\n2 rows" in tiny.recalign(tmp_path, "check", "t.yaml").out
 
 
-def test_ids_keep_their_leading_zeros(tmp_path: Path):
+def test_init_keeps_leading_zeros_of_ids(tmp_path: Path):
     write(tmp_path / "log.tsv", None, "{user:03d}\t0104{item:03d}\t{stars}\t{s}")
     assert init(tmp_path, "log.tsv").code == 0
     data = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]
@@ -247,7 +247,7 @@ SECONDS = [START, START + 9, START + 20]
         ({"timestamp": DAYS, "signup_at": ISO}, "timestamp"),
     ],
 )
-def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[str, list], meant: str):
+def test_guessed_time_prefers_matching_names_and_times_of_day(columns: dict[str, list], meant: str):
     ids = range(len(next(iter(columns.values()))))
     frame = pl.DataFrame({"user_id": ids, "item_id": ids, "rating": [n % 3 for n in ids], **columns})
     assert guess.guess(frame, {}, True)["timestamp"] == meant
@@ -265,12 +265,12 @@ def test_the_time_is_what_its_name_says_and_a_moment_before_a_day(columns: dict[
         (["user", "ad_group", "ad_id"], "user", "ad_id"),
     ],
 )
-def test_users_and_items_are_known_by_their_names(names: list[str], user: str, item: str):
+def test_guessed_user_and_item_follow_column_names(names: list[str], user: str, item: str):
     found = guess.guess(pl.DataFrame({name: [f"a{n}" for n in range(3)] for name in names}), {}, True)
     assert (found["user"], found["item"]) == (user, item)
 
 
-def test_a_kind_of_event_is_worth_what_the_first_word_that_matches_is():
+def test_event_type_gets_the_worth_of_its_first_matching_word():
     kinds = ["view", "add_to_cart", "remove_from_cart", "purchase", "zoom"]
     frame = pl.DataFrame({"user": range(5), "item": range(5), "time": [START + n for n in range(5)], "event": kinds})
     reward = guess.guess(frame, {}, True)["reward"]
@@ -284,7 +284,7 @@ def test_init_does_without_torch(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("pause", "stated"), [(86_400, "together"), (30, None)])
-def test_what_looks_like_baskets_came_together(tmp_path, pause, stated):
+def test_init_writes_ties_together_for_baskets(tmp_path, pause, stated):
     """Three items at a time, visits days apart; in a burst of ratings the next time is seconds later."""
     rows = [
         (user, (5 * step + user) % 23, step % 5, START + pause * (step // 3))
@@ -312,11 +312,11 @@ def test_what_looks_like_baskets_came_together(tmp_path, pause, stated):
         ("event", ["view", "buy"], None),
     ],
 )
-def test_rows_that_look_like_impressions_get_a_condition_for_choices(column: str, values: list, found: str | None):
+def test_choice_is_guessed_from_click_columns_and_impression_events(column: str, values: list, found: str | None):
     assert guess.choice(pl.DataFrame({"user": 1, "item": 2, column: pl.Series(values)})) == found
 
 
-def test_nested_columns_are_no_choices():
+def test_choice_ignores_nested_columns():
     nested = {
         "clicked": [[0], [1]],
         "seen": [{"shown": 1}, None],
@@ -326,7 +326,7 @@ def test_nested_columns_are_no_choices():
 
 
 @pytest.mark.parametrize("rating", ["{step}", "{click}"])  # of all rows, or the click itself
-def test_the_condition_is_proposed_and_not_set_where_other_rows_have_rewards_too(tmp_path: Path, rating: str):
+def test_chosen_is_only_proposed_if_other_rows_have_rewards(tmp_path: Path, rating: str):
     rows = [
         f"{user},{step},{step},{step % 2},{rating.format(step=step, click=step % 2)}"
         for user in range(40)
@@ -342,7 +342,7 @@ def test_the_condition_is_proposed_and_not_set_where_other_rows_have_rewards_too
 
 
 @pytest.mark.parametrize("measured", ["", "0"])
-def test_a_log_that_measures_choices_alone_is_read_as_impressions(tmp_path: Path, measured: str):
+def test_chosen_is_set_if_only_choices_have_rewards(tmp_path: Path, measured: str):
     """Three shown, one clicked, and only that one has seconds: the click says what was chosen, the seconds how good."""
     rows = [
         f"{user},{(user + step + slot) % 20},{START + 60 * step},{user}-{step},{slot},{slot == 1},"
@@ -430,7 +430,7 @@ def test_guessed_reward_weighs_kinds_before_a_column_that_some_of_them_fill():
     assert guess.guess(frame, {}, True)["reward"].startswith("CASE event")
 
 
-def test_a_table_of_items_brings_titles_and_features(tmp_path: Path):
+def test_init_guesses_titles_and_features_of_an_item_table(tmp_path: Path):
     write(tmp_path / "log.csv", "userId,movieId,rating,timestamp", "{user},{item:03d},{stars},{s}")
     rows = [
         f"{item:03d},{900 + item},Film {item},drama|{'war' if item % 2 else 'love'},{1980 + item},{item % 3 == 0}"
@@ -451,7 +451,7 @@ def test_a_table_of_items_brings_titles_and_features(tmp_path: Path):
 
 
 @pytest.mark.parametrize("dtype", [pl.Int64, pl.UInt8, pl.Float64, pl.Categorical])
-def test_a_table_of_items_has_ids_of_another_type(dtype: type[pl.DataType]):
+def test_item_table_ids_are_cast_to_the_type_of_the_log(dtype: type[pl.DataType]):
     ids = pl.Series("id", ["1", "2", "5"]).cast(dtype if dtype == pl.Categorical else pl.Int64).cast(dtype)
     table = pl.DataFrame([ids, pl.Series("title", ["a", "b", "c"])])
     for known in (pl.Series([1, 2, 3]), pl.Series(["1", "2", "3"])):
@@ -459,7 +459,7 @@ def test_a_table_of_items_has_ids_of_another_type(dtype: type[pl.DataType]):
         assert found.id == "id"
 
 
-def test_a_table_of_items_without_names_is_refused(tmp_path: Path):
+def test_item_table_without_header_is_refused(tmp_path: Path):
     write(tmp_path / "log.csv", *RATINGS)
     (tmp_path / "items.csv").write_text("1,One\n2,Two\n3,Three\n")
     said = init(tmp_path, "log.csv", "--items", "items.csv")
@@ -467,7 +467,7 @@ def test_a_table_of_items_without_names_is_refused(tmp_path: Path):
     assert init(tmp_path, "log.csv", "--items", "").code == 2
 
 
-def test_a_table_of_other_items_is_refused(tmp_path: Path):
+def test_item_table_without_ids_of_the_log_is_refused(tmp_path: Path):
     write(tmp_path / "log.csv", *RATINGS)
     (tmp_path / "items.csv").write_text("sku,title\nx1,One\nx2,Two\n")
     said = init(tmp_path, "log.csv", "--items", "items.csv")
@@ -488,7 +488,7 @@ def test_remedy_for_outliers_bounds_their_side(rewards: list[float], remedy: str
     assert how_to_bound(bound(pl.Series(rewards, dtype=pl.Float64))).endswith(remedy)
 
 
-def test_init_says_what_check_will_hold_against_the_log(tmp_path: Path):
+def test_init_prints_the_early_concerns_of_check(tmp_path: Path):
     """One reward of -74,215 among 1,200, and a user's second half of events is on the items of the first."""
     rows = [(user, item % 10, START + 3600 * item, 1 + item % 5) for user in range(60) for item in range(20)]
     lines = [",".join(map(str, row)) for row in rows]

@@ -41,7 +41,7 @@ def test_titles_are_aligned_and_a_missing_one_is_the_id(root):
         ("", {}, "the file is empty"),
     ],
 )
-def test_bad_titles(root, text, columns, found):
+def test_bad_title_tables_are_refused(root, text, columns, found):
     (root / "names.csv").write_text(text)
     with pytest.raises(InputError, match=f"(?s){found}") as caught:
         read_titles(log_with(**columns), root, ITEMS)
@@ -59,7 +59,7 @@ def featured(root, columns, features, items=ITEMS, file="items.parquet"):
     )
 
 
-def test_features_by_type(root):
+def test_feature_kinds_follow_column_types(root):
     found = featured(
         root,
         {
@@ -91,7 +91,7 @@ def test_features_by_type(root):
     }
 
 
-def test_text_holds_several_categories_and_expressions_read_it(root):
+def test_separators_split_text_into_categories(root):
     columns = {"item": ["7", "8"], "title": ["Toy Story (1995)", "Heat"], "genres": ["Comedy | Drama||", "Crime"]}
     given = {"genre": Feature("genres", separator="|"), "year": "TRY_CAST(LEFT(RIGHT(title, 5), 4) AS INT)"}
     found = featured(root, columns, given, file="items.csv")
@@ -102,7 +102,7 @@ def test_text_holds_several_categories_and_expressions_read_it(root):
     assert found.known().to_list() == [True, True]
 
 
-def test_figures_of_features(root):
+def test_feature_figures_count_items_and_values(root):
     item = list(range(1, 31))
     columns = {"item": item, "author": [f"a{n}" for n in item], "kind": ["x", "y", None] * 10, "size": [1.0, 2.0] * 15}
     items = pl.Series([*item[10:], 99])
@@ -117,7 +117,7 @@ def test_figures_of_features(root):
     assert feature_figures(None, items) == {}
 
 
-def test_ordinary_text_in_brackets_is_no_list(root):
+def test_text_in_brackets_is_no_list(root):
     texts = ["(500) Days of Summer", "Lists, [as, such", "a]", "(no genres listed)"]
     columns = {"item": list(range(4)), "x": texts}
     assert featured(root, columns, {"x": "x"}, pl.Series(range(4))).values["x"].to_list() == [[one] for one in texts]
@@ -144,14 +144,14 @@ GOOD = {"item": [7, 8]}
         ({"item": ["007", "08"], "x": ["a"] * 2}, "x", "features for none of the 3 items"),
     ],
 )
-def test_bad_features(root, columns, feature, found):
+def test_bad_features_are_refused(root, columns, feature, found):
     with pytest.raises(InputError, match=f"(?s){found}") as caught:
         featured(root, columns, {"f": feature})
     assert caught.value.remedy
 
 
 @pytest.mark.parametrize("kind", ["category", "number", "vector"])
-def test_a_file_whose_items_all_lack_a_value_is_read(root, kind):
+def test_features_may_be_null_everywhere_in_a_later_table(root, kind):
     """As one of new items may; the kind of the feature is known by then."""
     (root / "items.csv").write_text("item,x,y\n7,,a\n8,,b\n")
     columns = {"item": [7, 8], "x": pl.Series([None, None], dtype=pl.String), "y": ["a", "b"]}
@@ -173,7 +173,7 @@ def test_a_file_whose_items_all_lack_a_value_is_read(root, kind):
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_category_does_not_depend_on_what_else_is_in_its_column(root, learned, later, suffix):
+def test_categories_are_written_alike_in_columns_of_any_type(root, learned, later, suffix):
     """Of a type that is told by all rows of a file, one value would be read in several ways."""
 
     def values(texts: list[str]) -> list[str]:
@@ -190,7 +190,7 @@ def test_a_category_does_not_depend_on_what_else_is_in_its_column(root, learned,
     assert set(values(later)) <= set(values(learned))
 
 
-def test_rows_of_a_table_have_titles_and_columns_of_given_types(root):
+def test_table_rows_returns_titles_and_cast_columns(root):
     (root / "items.csv").write_text("item,title,code,size,part\n7,Seven,001,2,\n9,,002,,\n")
     source, table = Source.of_file(root / "items.csv"), ItemTable("items.csv")
     types = {"code": pl.String(), "size": pl.Float32(), "part": pl.List(pl.Int64)}
@@ -213,7 +213,7 @@ def test_rows_of_a_table_have_titles_and_columns_of_given_types(root):
         (None, pl.String(), "there is no column 'x', which the bundle has"),
     ],
 )
-def test_columns_that_cannot_have_them_are_refused(root, values, dtype, said):
+def test_table_rows_refuses_columns_that_cannot_be_cast(root, values, dtype, said):
     pl.DataFrame(GOOD | ({"x": values} if values else {})).write_parquet(root / "items.parquet")
     source = Source.of_file(root / "items.parquet")
     with pytest.raises(InputError, match=said) as caught:
@@ -221,7 +221,7 @@ def test_columns_that_cannot_have_them_are_refused(root, values, dtype, said):
     assert caught.value.remedy
 
 
-def test_a_table_of_items_is_one_file(root):
+def test_item_table_of_several_files_is_refused(root):
     (root / "names").mkdir()
     for item in (7, 8):
         pl.DataFrame({"item": [item], "title": [f"t{item}"]}).write_parquet(root / "names" / f"{item}.parquet")
@@ -240,7 +240,7 @@ def test_the_fingerprint_reads_the_item_table_only_for_features(root):
     assert len({*marks, *changed, fingerprint(LogMapping("other", ["log.csv"]), root, None)}) == 6
 
 
-def test_ids_that_cannot_be_used_are_counted(root):
+def test_unusable_item_ids_are_counted(root):
     (root / "names.csv").write_text("item,title,kind\n7,Seven,a\nB8,Eight,b\n,Nine,c\n")
     log = log_with("names.csv", features={"kind": "kind"})
     assert read_titles(log, root, ITEMS)[1][UNUSABLE] == 2
@@ -249,7 +249,7 @@ def test_ids_that_cannot_be_used_are_counted(root):
     assert feature_figures(found, ITEMS)[UNUSABLE] == 2
 
 
-def test_an_empty_id_is_none_and_a_quoted_empty_field_leaves_a_column_of_numbers(root):
+def test_empty_ids_are_null_and_empty_fields_keep_columns_numeric(root):
     """Exporters quote all: '' became an item that was recommended, and prices became categories."""
     (root / "names.csv").write_text('item,title,price\na,A,1.5\n"","",""\nb,B,""\n')
     log, items = log_with("names.csv", features={"price": "price"}), pl.Series(["a", "b"])
@@ -270,5 +270,5 @@ def test_an_empty_id_is_none_and_a_quoted_empty_field_leaves_a_column_of_numbers
         ([7, 8], ["7", "x"], ["7", "8"]),
     ],
 )
-def test_an_id_is_the_logs_own(raw: list, known: list, expected: list):
+def test_log_ids_casts_to_the_type_of_the_log(raw: list, known: list, expected: list):
     assert log_ids(pl.Series(raw), pl.Series(known)).to_list() == expected

@@ -69,7 +69,7 @@ def put(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("place", ["ml-100k.zip", "ml-100k/ml-100k.zip", None])
-def test_the_zip_comes_first_else_the_wheel_with_titles_years_and_genres(index, tmp_path, place):
+def test_ml_100k_is_converted_from_the_zip_else_from_the_wheel(index, tmp_path, place):
     if place:
         put(tmp_path / "mine" / place, ZIP)
     else:
@@ -90,7 +90,7 @@ def test_the_zip_comes_first_else_the_wheel_with_titles_years_and_genres(index, 
 
 
 @pytest.mark.parametrize("protected", [False, True])
-def test_ml_1m_is_converted_beside_it_or_where_that_is_write_protected_in_data(index, tmp_path, protected):
+def test_ml_1m_is_converted_into_data_if_its_folder_is_write_protected(index, tmp_path, protected):
     content = {
         "ml-1m/ratings.dat": "1::7::5::978300760\n2::8::3::978302109\n",
         "ml-1m/movies.dat": b"7::A: \xe9::x|y\n",
@@ -115,7 +115,7 @@ def test_ml_1m_is_converted_beside_it_or_where_that_is_write_protected_in_data(i
         ("full", "No space left"),
     ],
 )
-def test_else_one_error_says_what_failed_and_where_to_put_the_file(index, tmp_path, monkeypatch, harm, found):
+def test_failed_conversion_says_where_to_put_the_zip(index, tmp_path, monkeypatch, harm, found):
     """Nothing half written is ever taken for whole."""
     if harm == "cut":
         put(tmp_path / "mine/ml-100k.zip", ZIP[:100])
@@ -136,13 +136,13 @@ def test_else_one_error_says_what_failed_and_where_to_put_the_file(index, tmp_pa
     assert not list(tmp_path.rglob("ratings.parquet*"))
 
 
-def test_other_logs_fetch_nothing(index, tmp_path):
+def test_other_logs_download_nothing(index, tmp_path):
     with pytest.raises(InputError, match="there is no file"):
         load_events(LogMapping("mine", ["mine/ratings.parquet"]), tmp_path, None)
     assert not index[1]
 
 
-def test_without_its_zip_ml_1m_is_named_and_nothing_is_fetched(index, tmp_path, monkeypatch, capsys):
+def test_ml_1m_without_zip_is_refused_and_downloads_nothing(index, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"\(ml-1m\.zip is not under the data root\)"):
         load_events(LogMapping("ml-1m", ["ml-1m/ratings.parquet"]), tmp_path / "mine", None)

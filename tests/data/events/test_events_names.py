@@ -29,7 +29,7 @@ def plain(names: list[str]) -> bool:
 
 @FEW
 @given(st.lists(NAMES, min_size=6, max_size=6, unique=True).filter(plain), st.sampled_from(["parquet", "csv"]))
-def test_columns_ids_and_folders(names, kind):
+def test_unusual_names_of_columns_ids_and_folders_are_read(names, kind):
     user, item, when, stars, first, second = names
     if kind == "csv" and any("\r" in name for name in names):
         return
@@ -50,7 +50,7 @@ def test_columns_ids_and_folders(names, kind):
 
 @FEW
 @given(st.sampled_from(ODD), st.sampled_from(ODD))
-def test_init_shows_and_writes_them_as_they_are(column, name):
+def test_init_keeps_unusual_names(column, name):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log.parquet"
         rows = {"user": [name, "b"] * 10, "item": ["x", name] * 10, "time": range(1_700_000_000, 1_700_000_020)}

@@ -42,7 +42,7 @@ def read(log: LogMapping, root: Path = Path("/nowhere")) -> pl.DataFrame:
 # Files on this machine
 
 
-def test_a_folder_has_no_hidden_files(tmp_path):
+def test_hidden_files_in_folders_are_not_read(tmp_path):
     """As those of Hive partitions: what a writer has not finished would be rows twice."""
     for name in ("part-0.parquet", ".part-0.parquet", "_temporary/0/part-0.parquet"):
         (file := tmp_path / "days" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -51,12 +51,12 @@ def test_a_folder_has_no_hidden_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["log.ndjson", "log.jsonl", "log.arrow", "log.feather"])
-def test_files_that_know_their_types(tmp_path, name):
+def test_typed_files_are_read_as_they_are(tmp_path, name):
     ROWS.write_ndjson(tmp_path / name) if "json" in name else ROWS.write_ipc(tmp_path / name)
     assert read(LogMapping("t", [name]), tmp_path).equals(ROWS)
 
 
-def test_folders_of_hive_partitions_have_columns(tmp_path):
+def test_hive_partitions_become_columns(tmp_path):
     """A day that moves to another folder is another log; those above the log's folder are no columns."""
     root = tmp_path / "x=1[a]"
     for n in range(4):
@@ -72,7 +72,7 @@ def test_folders_of_hive_partitions_have_columns(tmp_path):
     assert fingerprint(log, root, "rating") != table.fingerprint
 
 
-def test_ids_in_paths_stay_as_they_are_written(tmp_path):
+def test_ids_in_hive_paths_keep_leading_zeros(tmp_path):
     """As in text: user 007 is not user 7. Other columns are what Polars takes them for."""
     for user in ("007", "7", "b%20c"):
         (folder := tmp_path / f"log/user={user}/day=01").mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_hidden_folders_beside_partitions_are_refused(tmp_path):
         read(LogMapping("t", ["log"]), tmp_path)
 
 
-def test_partitions_of_different_types_are_named_so(tmp_path):
+def test_partitions_of_different_types_are_refused(tmp_path):
     for day, rows in enumerate((ROWS, ROWS.cast({"rating": pl.Float64}))):
         (folder := tmp_path / f"log/day={day}").mkdir(parents=True)
         rows.write_parquet(folder / "part-0.parquet")
@@ -100,13 +100,13 @@ def test_partitions_of_different_types_are_named_so(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a*.ndjson", "a?.ndjson", "a[1].ndjson"])
-def test_a_name_of_ndjson_is_no_pattern(tmp_path, name):
+def test_ndjson_names_with_wildcards_are_read_literally(tmp_path, name):
     for file, rows in (("a1.ndjson", ROWS.head(20)), (name, ROWS)):
         rows.write_ndjson(tmp_path / file)
     assert read(LogMapping("t", [name]), tmp_path).equals(ROWS)
 
 
-def test_a_broken_line_of_ndjson_is_named(tmp_path):
+def test_broken_ndjson_line_is_named(tmp_path):
     (tmp_path / "log.ndjson").write_text(ROWS.write_ndjson().replace('"b"', "b", 1))
     with pytest.raises(InputError, match=r"as NDJSON: line 3 is not a JSON object.*\n.*a JSON object in a line"):
         read(LogMapping("t", ["log.ndjson"]), tmp_path)
@@ -142,7 +142,7 @@ def put(bucket, key: str, frame: pl.DataFrame, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "ndjson", "arrow"])
-def test_files_at_a_store(bucket, tmp_path, kind):
+def test_files_at_an_object_store_are_read(bucket, tmp_path, kind):
     """007 stays 007, and the log is another one when the store says so."""
     put(bucket, f"one/log.{kind}", ROWS, tmp_path)
     log = LogMapping("t", [f"s3://logs/one/log.{kind}"])
@@ -155,7 +155,7 @@ def test_files_at_a_store(bucket, tmp_path, kind):
     assert read(log).height == 20
 
 
-def test_folders_and_patterns_at_a_store(bucket, tmp_path):
+def test_folders_and_patterns_at_an_object_store_are_read(bucket, tmp_path):
     for day in (1, 2):
         put(bucket, f"two/day={day}/a.parquet", ROWS, tmp_path)
         put(bucket, f"two/e-{day}.csv", ROWS, tmp_path)
@@ -166,7 +166,7 @@ def test_folders_and_patterns_at_a_store(bucket, tmp_path):
     assert read(LogMapping("t", ["s3://logs/two/*/a.parquet"])).height == 48
 
 
-def test_hidden_folders_and_ids_in_paths_at_a_store(bucket, tmp_path):
+def test_hidden_folders_at_an_object_store_are_refused_and_ids_keep_zeros(bucket, tmp_path):
     for user in ("007", "7"):
         put(bucket, f"users/user={user}/a.parquet", ROWS.drop("user"), tmp_path)
     assert load_events(LogMapping("t", ["s3://logs/users"]), None, "rating").users.to_list() == ["007", "7"]
@@ -175,7 +175,7 @@ def test_hidden_folders_and_ids_in_paths_at_a_store(bucket, tmp_path):
         read(LogMapping("t", ["s3://logs/users"]))
 
 
-def test_a_name_that_looks_like_a_pattern_at_a_store(bucket, tmp_path):
+def test_names_with_wildcards_at_an_object_store_are_read_literally(bucket, tmp_path):
     """A pattern finds it; what is read, and what tells that it changes, is the file itself."""
     put(bucket, "odd/a1.csv", ROWS.with_columns(user=pl.lit("c")), tmp_path)
     put(bucket, "odd/a[1].csv", ROWS, tmp_path)
@@ -186,7 +186,7 @@ def test_a_name_that_looks_like_a_pattern_at_a_store(bucket, tmp_path):
     assert fingerprint(log, None, None) != before
 
 
-def test_bad_rows_at_a_store_are_named_by_its_url(bucket, tmp_path):
+def test_bad_rows_at_an_object_store_are_named_with_its_url(bucket, tmp_path):
     (tmp_path / "bad.csv").write_text("user,item,timestamp\n1,2,3\n1,2\n")
     bucket.upload_file(str(tmp_path / "bad.csv"), "logs", "bad.csv")
     with pytest.raises(InputError, match=r"^s3://logs/bad\.csv \(header.*row 2 has 2"):
@@ -194,12 +194,12 @@ def test_bad_rows_at_a_store_are_named_by_its_url(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("entry", ["s3://logs/none.csv", "s3://logs/none", "s3://logs/no-*.csv", "s3://none/a.parquet"])
-def test_nothing_at_a_store(bucket, entry):
+def test_missing_files_at_an_object_store_are_refused(bucket, entry):
     with pytest.raises(InputError, match=r"none|no-"):
         load_events(LogMapping("t", [entry]), None, None)
 
 
-def test_a_store_that_refuses_the_credentials(monkeypatch):
+def test_refused_credentials_are_an_input_error(monkeypatch):
     """It answers, and with 403; what it was given is in no message."""
     pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
 
@@ -222,7 +222,7 @@ def test_a_store_that_refuses_the_credentials(monkeypatch):
         server.shutdown()
 
 
-def test_a_name_with_spaces_at_a_server(monkeypatch):
+def test_names_with_spaces_at_a_server_are_read(monkeypatch):
     """As a browser gives it: escaped, and not escaped again."""
     pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
     asked = []
@@ -244,7 +244,7 @@ def test_a_name_with_spaces_at_a_server(monkeypatch):
         server.shutdown()
 
 
-def test_a_server_that_tells_no_version_of_a_file(monkeypatch):
+def test_files_without_etag_or_time_are_refused(monkeypatch):
     """Else its log would be known by its size alone, and read from the cache after a change."""
     pytest.importorskip("obstore", reason="what stores tell: pip install 'recalign[lakes]'")
 
@@ -271,7 +271,7 @@ def test_a_server_that_tells_no_version_of_a_file(monkeypatch):
         *("https://shop/a.csv?code=hunter22", "https://shop/a.csv?%73ig=hunter22", "s3://shop/a.csv?a[token]=hunter22"),
     ],
 )
-def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
+def test_passwords_in_urls_are_refused(tmp_path, monkeypatch, capsys, url):
     monkeypatch.chdir(tmp_path)
     assert main(["init", url]) == 2
     assert "hunter22" not in capsys.readouterr().err
@@ -292,7 +292,7 @@ def test_a_url_holds_no_password(tmp_path, monkeypatch, capsys, url):
 
 
 @pytest.mark.parametrize("words", [["uri", "a://b:hunter22@c"], ["storage_options.aws_secret_access_key", "hunter22"]])
-def test_a_secret_is_named_also_where_a_variable_holds_it(tmp_path, monkeypatch, words):
+def test_written_out_secrets_are_refused_even_if_a_variable_holds_them(tmp_path, monkeypatch, words):
     """Else config.yaml and the manifest would hold what a shell put in its place."""
     monkeypatch.setenv("SHOP_SECRET", words[1])
     ROWS.write_csv(tmp_path / "log.csv")
@@ -303,14 +303,14 @@ def test_a_secret_is_named_also_where_a_variable_holds_it(tmp_path, monkeypatch,
     assert parse_stage([*fit, f"--data.log.{words[0]}", "${oc.env:SHOP_SECRET}"])
 
 
-def test_a_value_of_the_wrong_type_is_not_repeated_where_it_may_be_a_secret(tmp_path, monkeypatch, capsys):
+def test_secrets_of_the_wrong_type_are_not_repeated_in_errors(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words in (["storage_options", "hunter22"], ["files", "https://me:hunter22@shop/a.csv"]):
         assert main(["check", "ml-100k", f"--data.log.{words[0]}", words[1]]) == 2
         assert "hunter22" not in capsys.readouterr().err
 
 
-def test_options_of_a_store_name_variables(bucket, tmp_path, monkeypatch):
+def test_storage_options_name_environment_variables(bucket, tmp_path, monkeypatch):
     """What is refused, or cannot be reached, says no secret."""
     put(bucket, "log.parquet", ROWS, tmp_path)
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -330,7 +330,7 @@ def test_options_of_a_store_name_variables(bucket, tmp_path, monkeypatch):
     assert "hunter22" not in str(caught.value)
 
 
-def test_init_of_a_store(bucket, tmp_path, monkeypatch):
+def test_init_reads_an_object_store(bucket, tmp_path, monkeypatch):
     put(bucket, "shop/events.csv", ROWS, tmp_path)
     monkeypatch.chdir(tmp_path)
     assert main(["init", "s3://logs/shop/events.csv", "--out", "conf/shop.yaml"]) == 0
@@ -341,7 +341,7 @@ def test_init_of_a_store(bucket, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["disk", "store"])
-def test_a_delta_table(request, tmp_path, place):
+def test_delta_table_is_read_with_its_version(request, tmp_path, place):
     """What was deleted is not read; an old log is another one than after a new version."""
     pytest.importorskip("deltalake", reason="tables of Delta Lake: pip install 'recalign[lakes]'")
     if place == "store":
@@ -358,7 +358,7 @@ def test_a_delta_table(request, tmp_path, place):
 
 
 @pytest.mark.parametrize("place", ["disk", "store"])
-def test_an_iceberg_table(request, tmp_path, place):
+def test_iceberg_table_is_read_with_its_snapshot(request, tmp_path, place):
     """At the store its metadata alone: PyArrow cannot write there, for the server is no real one."""
     catalogs = pytest.importorskip("pyiceberg.catalog.sql", reason="Iceberg: pip install 'recalign[lakes]'")
     bucket = request.getfixturevalue("bucket") if place == "store" else None
@@ -382,7 +382,7 @@ def test_an_iceberg_table(request, tmp_path, place):
     assert fingerprint(log, tmp_path, "rating") != first.fingerprint
 
 
-def test_a_table_of_iceberg_whose_metadata_is_compressed_is_not_read_as_plain_parquet(tmp_path):
+def test_compressed_iceberg_metadata_is_not_read_as_plain_parquet(tmp_path):
     """Which would bring back what was deleted from it."""
     (tmp_path / "ice/metadata").mkdir(parents=True)
     (tmp_path / "ice/metadata/00001-a.metadata.json.gz").write_bytes(gzip.compress(b"{}"))
@@ -436,7 +436,7 @@ def asked(monkeypatch, database) -> str:
     return database
 
 
-def test_a_query(asked):
+def test_query_identity_depends_on_the_rows_and_their_stated_order(asked):
     """Without an order, its identity is that of the rows, in whatever order they come."""
     log = LogMapping("t", query=SELECT, uri="${oc.env:SHOP_URI}")
     assert read(log).equals(ROWS)
@@ -458,12 +458,12 @@ def test_a_query(asked):
     assert ask(LogMapping("t", query=f"{SELECT} Order  By rating", uri="SHOP_URI", timestamp=None)).path
 
 
-def test_a_column_of_numeric_is_one_of_numbers(asked):
+def test_numeric_columns_of_databases_become_floats(asked):
     query = SELECT.replace("*", '"user", item, timestamp, rating::numeric(4, 2)')
     assert read(LogMapping("t", query=query, uri="SHOP_URI")).equals(ROWS.cast({"rating": pl.Float64}))
 
 
-def test_a_driver_that_quotes_a_part_of_a_password(asked, monkeypatch):
+def test_parts_of_passwords_quoted_by_drivers_are_hidden(asked, monkeypatch):
     monkeypatch.setenv("SHOP_URI", asked.replace(quote(PASSWORD, safe=""), PASSWORD))  # not escaped: it ends at its @
     with pytest.raises(InputError, match="cannot be read") as caught:
         ask(LogMapping("t", query=SELECT, uri="SHOP_URI"))
@@ -472,7 +472,7 @@ def test_a_driver_that_quotes_a_part_of_a_password(asked, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [("w0rd", "hunter22"), ("@127.0.0.1:", "@127.0.0.1:9"), ("/postgres", "/none")])
 @pytest.mark.parametrize("engine", ["adbc_driver_postgresql", pytest.param("connectorx", marks=pytest.mark.long)])
-def test_what_a_database_refuses_says_no_password(asked, monkeypatch, wrong, engine, capfd):
+def test_errors_of_databases_hide_the_password(asked, monkeypatch, wrong, engine, capfd):
     """connectorx waits for 30 seconds."""
     pytest.importorskip(engine, reason="pip install 'recalign[databases]'")
     if engine == "connectorx":
@@ -486,7 +486,7 @@ def test_what_a_database_refuses_says_no_password(asked, monkeypatch, wrong, eng
 
 
 @pytest.mark.slow
-def test_a_password_is_in_no_file_of_init_fit_and_check(asked, tmp_path, monkeypatch, capsys):
+def test_passwords_are_in_no_file_of_init_fit_and_check(asked, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECALIGN_CACHE", str(tmp_path / "cache"))
     assert main(["init", asked, "--query", SELECT, "--out", "shop.yaml"]) == 0
@@ -514,14 +514,14 @@ def test_a_password_is_in_no_file_of_init_fit_and_check(asked, tmp_path, monkeyp
         ({"query": SELECT, "uri": "postgresql://me:hunter22@shop/db"}, r"data.log.uri: .*\n.*oc\.env:NAME"),
     ],
 )
-def test_settings_that_do_not_fit(settings, said):
+def test_contradictory_log_settings_are_refused(settings, said):
     with pytest.raises(InputError, match=f"(?s){said}") as caught:
         LogMapping("t", **settings)
     assert "hunter22" not in str(caught.value)
 
 
 @pytest.mark.parametrize("entry", ["s3://logs/a.parquet", "delta"])
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, entry):
+def test_missing_packages_are_named_with_their_extra(tmp_path, monkeypatch, entry):
     (tmp_path / "delta/_delta_log").mkdir(parents=True)
     for name in ("obstore", "obstore.store", "deltalake"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
@@ -531,7 +531,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, entry)
     assert find(tmp_path, "none", {}) == []
 
 
-def test_a_panic_over_a_damaged_file_is_no_bug_of_ours():
+def test_panics_over_damaged_files_become_input_errors():
     """Of Polars, or of a driver with a class of its own: neither is an `Exception`."""
     for kind in (pl.exceptions.PanicException, type("PanicException", (BaseException,), {})):
         with pytest.raises(InputError, match="as Parquet: out of range"), read_errors("log.parquet"):

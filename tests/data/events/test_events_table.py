@@ -38,7 +38,7 @@ def refused(root: Path, *args, **kwargs) -> str:
     return str(caught.value)
 
 
-def test_the_table(tmp_path):
+def test_load_events_returns_the_checked_table(tmp_path):
     table = load(tmp_path, RATINGS)
     assert table.frame.schema == {
         "user": pl.UInt32,
@@ -62,7 +62,7 @@ def test_the_table(tmp_path):
 
 @FILES
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**40), st.integers(0, 5)), min_size=1, max_size=60))
-def test_order_is_stable_and_taken_before_flooring(tmp_path, events):
+def test_events_are_ordered_before_times_are_floored(tmp_path, events):
     """By (user, moment as the file has it, row), whatever the resolution."""
     frame = pl.DataFrame(events, schema={"user": pl.Int64, "timestamp": pl.Int64, "item": pl.Int64}, orient="row")
     table = load(tmp_path, frame, None, time_unit="us", time_resolution=600)
@@ -71,7 +71,7 @@ def test_order_is_stable_and_taken_before_flooring(tmp_path, events):
     assert table.frame["timestamp"].to_list() == [events[row][1] // 10**6 // 600 * 600 for row in expected]
 
 
-def test_order_of_moments_too_wide_for_one_integer(tmp_path):
+def test_events_with_times_far_apart_are_ordered(tmp_path):
     """The key user * span + moment is above 2^63 here."""
     users = 100
     frame = pl.DataFrame({"user": range(users), "item": 1, "timestamp": [0, *range(2 * 10**17, 1, -(10**15))][:users]})
@@ -90,26 +90,26 @@ def test_order_of_moments_too_wide_for_one_integer(tmp_path):
         (["1e3", "5"], ["1e3", "5"]),
     ],
 )
-def test_ids_of_text_are_integers_only_if_they_are_written_so(tmp_path, ids, read):
+def test_text_ids_become_integers_only_if_all_are(tmp_path, ids, read):
     table = load(tmp_path, {"user": ids, "item": [1, 2], "timestamp": [1, 2]}, None, "csv")
     assert table.users.to_list() == read
 
 
-def test_a_log_without_time_is_in_row_order(tmp_path):
+def test_log_without_times_keeps_the_row_order(tmp_path):
     table = load(tmp_path, RATINGS, timestamp=None)
     assert not table.has_time
     assert table.frame["row"].to_list() == [2, 4, 1, 3]
     assert table.frame["timestamp"].to_list() == [2, 4, 1, 3]
 
 
-def test_many_files_are_counted_not_listed():
+def test_report_counts_many_files_instead_of_listing_them():
     few, many = ({f"day-{n}.parquet": 1_000 for n in range(count)} for count in (2, 30))
     assert str(Report(few, [], 2_000, [])).startswith("1,000 rows read from day-0.parquet\n1,000 rows read from day-1")
     said = str(Report(many, [], 30_000, []))
     assert said == "30,000 rows read from 30 files, the first of them day-0.parquet\n30,000 events used"
 
 
-def test_columns_where_and_what_is_not_used_are_reported(tmp_path):
+def test_report_counts_rows_left_out_by_where(tmp_path):
     frame = pl.DataFrame(
         {"user": [1, 1, 2, 2], "item": [1, 2, 1, 2], "timestamp": [1, 2, 3, 4], "s": [9, 60, None, 30]}
     )
@@ -125,13 +125,13 @@ def test_columns_where_and_what_is_not_used_are_reported(tmp_path):
     assert table.report.used == 3
 
 
-def test_empty_lines_and_fields_of_several_lines_are_counted_not_fatal(tmp_path):
+def test_report_counts_empty_lines_and_multi_line_fields(tmp_path):
     table = load(tmp_path, 'user,item,timestamp,stars,note\n1,1,1,5,"a\nb"\n\n1,2,2,4,c\n\n', kind="csv")
     assert table.frame["row"].to_list() == [1, 3]
     assert [(note.count, note.first) for note in table.report.notes if note.count] == [(2, [2, 4]), (1, [1])]
 
 
-def test_several_files_are_one_log(tmp_path):
+def test_several_files_become_one_log(tmp_path):
     (tmp_path / "part-1.csv").write_text("user,item,timestamp,stars\n1,1,5,5\n")
     (tmp_path / "part-2.csv").write_text("user,item,timestamp,stars\nbob,1,4,3\n1,2,1,\n")
     table = load_events(LogMapping("test", ["part-*.csv"]), tmp_path, "stars")
@@ -141,7 +141,7 @@ def test_several_files_are_one_log(tmp_path):
     assert f"row 2 of {tmp_path}/part-2.csv" in left_out
 
 
-def test_own_columns_of_other_meaning_are_readable_but_not_kept(tmp_path):
+def test_reserved_column_names_are_readable_but_not_kept(tmp_path):
     frame = pl.DataFrame({"who": [1, 2], "item": [1, 1], "timestamp": [1, 2], "reward": [2, 4], "row": [8, 9]})
     table = load(tmp_path, frame, "reward * row", user="who")
     assert table.frame["reward"].to_list() == [16.0, 36.0]
@@ -158,7 +158,7 @@ def test_fingerprint_follows_bytes_mapping_and_reward(tmp_path):
     assert load(tmp_path, RATINGS | {"stars": [1, 2, None, 4]}).fingerprint != first
 
 
-def test_data_root(monkeypatch, tmp_path):
+def test_data_root_follows_option_variable_and_default(monkeypatch, tmp_path):
     load(tmp_path, RATINGS)
     log = LogMapping("test", ["log.parquet"])
     with pytest.raises(InputError, match="no file"):
@@ -187,7 +187,7 @@ def test_missing_column_names_the_nearest(tmp_path, key):
         ("user,item,timestamp,stars\n1,2,3,4\n1,2,3,n/a\n", "gives text, such as 'n/a' in row 2 of"),
     ],
 )
-def test_bad_text(tmp_path, text, found):
+def test_bad_text_files_are_refused(tmp_path, text, found):
     message = refused(tmp_path, text, kind="csv")
     assert found in message
     assert "log.csv" in message
@@ -204,7 +204,7 @@ def test_bad_text(tmp_path, text, found):
         ({"stars": [1.0, 2.0, float("inf"), 4.0]}, "'stars' gives inf in row 3 of"),
     ],
 )
-def test_bad_values(tmp_path, change, found):
+def test_bad_values_are_refused(tmp_path, change, found):
     assert found in refused(tmp_path, RATINGS | change)
 
 
@@ -215,7 +215,7 @@ def test_many_bad_rows_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 6, 0.5, -1])
-def test_truncated_parquet(tmp_path, kept):
+def test_truncated_parquet_is_refused(tmp_path, kept):
     path = tmp_path / "log.parquet"
     pl.DataFrame({"user": range(5000), "item": range(5000), "timestamp": range(5000)}).write_parquet(path)
     whole = path.read_bytes()
@@ -228,7 +228,7 @@ def test_truncated_parquet(tmp_path, kept):
 @pytest.mark.parametrize(
     "mapping", [{"files": []}, {"time_resolution": 0}, {"columns": {"row": "a"}}, {"item": "user"}]
 )
-def test_bad_mapping(mapping):
+def test_bad_mappings_are_refused(mapping):
     with pytest.raises(InputError, match=r"data\.log"):
         LogMapping(**({"name": "test", "files": ["log.csv"]} | mapping))
 
@@ -261,7 +261,7 @@ def test_the_remedy_for_missing_ids_works(tmp_path, ids, named, left):
         ({"x": pl.Series(["a"], dtype=pl.Enum("a"))}, {"x": pl.Series(["b"], dtype=pl.Enum("b"))}, "x holds"),
     ],
 )
-def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, message):
+def test_columns_of_incompatible_types_are_refused(tmp_path, first, second, message):
     for name, changed in (("a", first), ("b", second)):
         pl.DataFrame({"user": [1], "item": [1], "timestamp": [1]} | changed).write_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(InputError, match=f"do not fit together: the column {message}") as caught:
@@ -270,7 +270,7 @@ def test_types_that_no_value_stands_for_in_both_files(tmp_path, first, second, m
     assert "b.parquet" in str(caught.value)
 
 
-def test_an_id_is_the_same_in_every_file(tmp_path):
+def test_ids_are_equal_across_files(tmp_path):
     (tmp_path / "a.csv").write_text("user,item,timestamp\n7.0,1,1\n")
     (tmp_path / "b.csv").write_text("user,item,timestamp\n7,2,2\n")
     assert load_events(LogMapping("test", ["a.csv", "b.csv"]), tmp_path, None).users.to_list() == [7]
@@ -286,7 +286,7 @@ def test_times_of_two_units_keep_the_finer(tmp_path):
     assert table.items.gather(table.frame["item"]).to_list() == [3, 4, 1, 2]
 
 
-def test_a_code_is_the_same_in_every_file(tmp_path):
+def test_categories_are_equal_across_files(tmp_path):
     """One file alone would make numbers of its codes."""
     for name, code in (("a", "007"), ("b", "B7")):
         (tmp_path / f"{name}.csv").write_text(f"user,item,timestamp,shop,x\n7,2,2,{code},1\n7,3,3,007,2\n")
@@ -307,7 +307,7 @@ bob,sofa,7,other
 WORTH = "case event when 'view' then 0 when 'cart' then 0.5 when 'purchase' then 1 end"
 
 
-def test_events_on_one_item_become_the_strongest(tmp_path):
+def test_collapse_keeps_the_event_with_the_highest_reward(tmp_path):
     table = load(tmp_path, SHOP, WORTH, kind="csv", collapse=True)
     users, items = table.users.gather(table.frame["user"]), table.items.gather(table.frame["item"])
     found = list(zip(users, items, table.frame["timestamp"], table.frame["reward"], strict=True))
@@ -349,13 +349,13 @@ def test_repeats_are_counted_by_the_columns_and_times_of_the_file(tmp_path, more
         (["20201015"], {"time_format": "%Y%m%d"}, 1602720000),
     ],
 )
-def test_times_as_people_write_them(tmp_path, times, how, first):
+def test_time_formats_and_iso_8601_are_read(tmp_path, times, how, first):
     rows = [f"{number},7,{time},{number}" for number, time in enumerate([*times, *times])]
     table = load(tmp_path, "\n".join(["user,item,timestamp,stars", *rows]), kind="csv", **how)
     assert table.frame["timestamp"][0] == first
 
 
-def test_text_in_another_format_than_the_one_that_is_named_is_refused(tmp_path):
+def test_times_in_another_format_are_refused(tmp_path):
     text = "user,item,timestamp,stars\n1,7,03/04/2020,1\n2,7,05/16/2020,2\n"
     assert refused(tmp_path, text, kind="csv", time_format="%Y").startswith("data.log.time_format: ")
     assert "in row 2" in refused(tmp_path, text, kind="csv", time_format="%d/%m/%Y")
@@ -377,7 +377,7 @@ def test_nan_meets_no_condition(tmp_path, where):
 
 
 @pytest.mark.parametrize("gap", ["", "NaN", r"\N"])
-def test_a_missing_id_makes_no_text_of_the_others(tmp_path, gap):
+def test_missing_ids_do_not_turn_integers_into_text(tmp_path, gap):
     text = f"user,item,timestamp\n7.0,1,1\n{gap},1,2\n9.0,2,3\n"
     table = load(tmp_path, text, None, "csv", where='"user" is not null')
     assert table.users.to_list() == [7, 9]

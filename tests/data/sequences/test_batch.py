@@ -25,7 +25,7 @@ def data(log_root):
     return small.data_of(PairedData, log_root)
 
 
-def test_shapes_and_types_are_as_documented(data):
+def test_batch_fields_have_the_documented_shapes_and_types(data):
     batch = small.batch_of(data, "train", rows=4)
     B, L, T = 4, data.max_length, len(batch.target_T)
     for name, shape in (("B", (B,)), ("BL", (B, L)), ("T", (T,)), ("TN", (T, 2))):
@@ -41,7 +41,7 @@ def test_shapes_and_types_are_as_documented(data):
     assert batch.unranked_N is batch.seen_N
 
 
-def test_padding_is_marked(data):
+def test_padding_has_item_0_and_no_reward(data):
     batch = small.batch_of(data, "train", rows=4)
     column = torch.arange(data.max_length)
     padding_BL = column >= batch.length_B[:, None]
@@ -51,7 +51,7 @@ def test_padding_is_marked(data):
     assert (batch.time_BL.diff(dim=1) >= 0).all()
 
 
-def test_the_head_is_the_first_rows_with_their_targets(data):
+def test_batch_head_keeps_the_first_rows_and_their_targets(data):
     batch = small.batch_of(data, "train", rows=5)
     head = batch.head(2)
     mine = batch.row_T < 2

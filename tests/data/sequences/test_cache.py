@@ -47,7 +47,7 @@ class Gap(LeaveLast):
         self.gap, self.days = gap, days
 
 
-def test_settings_that_a_split_adds_to_ours_count(make):
+def test_fingerprint_includes_settings_of_custom_splits(make):
     days = np.arange(2000)
     others = [Gap(0, days), Gap(0, days.copy()), Gap(30, days), Gap(0, np.where(days == 1000, 0, days))]
     marks = [make(split=split).fingerprint for split in others]
@@ -76,7 +76,7 @@ def assert_same(one: EventDataModule, other: EventDataModule) -> None:
     assert one.report == other.report
 
 
-def test_the_second_run_reads_no_events_and_has_the_same(make, monkeypatch):
+def test_cached_log_is_equal_and_reads_no_events(make, monkeypatch):
     first = make()
     sections = audit_log(first)
     of_log = list(audit(first.table))
@@ -87,7 +87,7 @@ def test_the_second_run_reads_no_events_and_has_the_same(make, monkeypatch):
     assert list(sections)[: len(of_log)] == of_log
 
 
-def test_a_log_is_hashed_and_its_items_are_parsed_once(root, make, monkeypatch):
+def test_files_are_hashed_and_item_tables_parsed_once(root, make, monkeypatch):
     (root / "items.csv").write_text("item,title\n" + "".join(f"{item},{item % 3}\n" for item in range(200)))
     table = ItemTable("items.csv", features={"kind": Feature("title", kind="category")})
     done, hashed, parsed = Counter(), hashlib.file_digest, items.read
@@ -107,7 +107,7 @@ def test_a_log_is_hashed_and_its_items_are_parsed_once(root, make, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel says what is mapped")
-def test_a_log_is_in_memory_no_longer_than_it_takes(make, monkeypatch):
+def test_numeric_columns_are_memory_mapped_after_caching(make, monkeypatch):
     """Numbers are mapped, right after the first reading too; the figures of the log need no second reading."""
     first = make()
     audit_log(first)
@@ -128,13 +128,13 @@ def is_mapped(array: np.ndarray) -> bool:
     return False
 
 
-def test_a_fingerprint_needs_no_events(make, monkeypatch):
+def test_fingerprint_reads_no_events(make, monkeypatch):
     known = make().sequences.fingerprint
     forbid_reading(monkeypatch)
     assert make(cache=False).fingerprint == known
 
 
-def test_a_file_that_changed_is_read_even_if_size_and_time_are_the_same(make, root):
+def test_changed_files_are_read_even_with_equal_size_and_time(make, root):
     path = root / "small.csv"
     before, when = make().sequences, path.stat()
     text = path.read_text().splitlines()
@@ -148,7 +148,7 @@ def test_a_file_that_changed_is_read_even_if_size_and_time_are_the_same(make, ro
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_file_that_changes_while_it_is_read_is_refused(make, root, monkeypatch, cached):
+def test_files_that_change_while_being_read_are_refused(make, root, monkeypatch, cached):
     data = make() if cached else make(cache=False)
     made = data.preparation._made
 
@@ -174,20 +174,20 @@ def test_a_file_that_changes_while_it_is_read_is_refused(make, root, monkeypatch
     ],
     ids=str,
 )
-def test_every_setting_that_matters_makes_an_entry_of_its_own(make, root, setting):
+def test_settings_that_change_the_log_have_their_own_cache_entry(make, root, setting):
     make().sequences  # noqa: B018
     fresh = make(**setting, cache=False)
     assert_same(make(**setting), fresh)
     assert len(entries(root)) == 2
 
 
-def test_settings_of_the_batches_share_an_entry(make, root):
+def test_batch_settings_share_a_cache_entry(make, root):
     for settings in ({}, {"max_length": 8}, {"users": "B1"}, {"seed": 3}, {"batch_tokens": 64}):
         make(**settings).sequences  # noqa: B018
     assert len(entries(root)) == 1
 
 
-def test_other_code_makes_another_entry(root):
+def test_changed_code_has_its_own_cache_entry(root):
     class Mine(LeaveLast):
         """A split of the user's own, in a file of the user's own."""
 
@@ -198,7 +198,7 @@ def test_other_code_makes_another_entry(root):
     assert CacheEntry.of(cache, "log", "f", Mine()) is None
 
 
-def test_a_split_of_ones_own_that_is_edited_makes_another_entry(make, root, tmp_path, monkeypatch):
+def test_edited_custom_splits_have_their_own_cache_entry(make, root, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it is known by size and whole seconds
     text = "from recalign.data.sequences import LeaveLast\n\n\nclass Mine(LeaveLast):\n    note = {}\n"
@@ -211,7 +211,7 @@ def test_a_split_of_ones_own_that_is_edited_makes_another_entry(make, root, tmp_
 
 @pytest.mark.parametrize("file", ["events.arrow", "item.npy", "column-1.npy", "entry.json", "users.arrow"])
 @pytest.mark.parametrize("harm", ["cut", "emptied", "gone", "flipped"])
-def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, harm):
+def test_damaged_cache_entry_is_made_again(make, root, capsys, monkeypatch, file, harm):
     fresh = make(cache=False)
     make().sequences  # noqa: B018
     path = entries(root)[0] / file
@@ -230,7 +230,7 @@ def test_a_damaged_entry_is_made_anew(make, root, capsys, monkeypatch, file, har
 
 
 @pytest.mark.parametrize("reading", ["recalign.seals.sha256", "recalign.data.sequences.cache.read_table"])
-def test_an_entry_that_cannot_be_read_for_a_moment_stays(make, root, capsys, monkeypatch, reading):
+def test_unreadable_cache_entry_is_not_removed(make, root, capsys, monkeypatch, reading):
     fresh = make()
     fresh.sequences  # noqa: B018
     stamp = entries(root)[0].stat().st_ino
@@ -248,7 +248,7 @@ def test_an_entry_that_cannot_be_read_for_a_moment_stays(make, root, capsys, mon
     assert_same(make(), fresh)
 
 
-def test_a_write_that_breaks_off_leaves_nothing(make, root, monkeypatch):
+def test_interrupted_cache_write_leaves_nothing(make, root, monkeypatch):
     def broken(*_, **__):
         raise KeyboardInterrupt
 
@@ -258,7 +258,7 @@ def test_a_write_that_breaks_off_leaves_nothing(make, root, monkeypatch):
     assert entries(root) == []
 
 
-def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
+def test_saving_keeps_an_entry_written_meanwhile(make, root):
     slow, quick = make(), make()
     slow.table  # noqa: B018
     assert_same(quick, slow)
@@ -267,7 +267,7 @@ def test_whoever_comes_second_keeps_the_first_ones_entry(make, root):
     assert [e.stat().st_ino for e in entries(root)] == [stamp]
 
 
-def test_an_entry_of_somebody_else_is_read(make, capsys, monkeypatch):
+def test_read_only_cache_entry_is_read(make, capsys, monkeypatch):
     """Where it may not be written, nobody can note that it was used."""
     fresh = make()
     fresh.sequences  # noqa: B018
@@ -281,7 +281,7 @@ def refused(path: Path) -> None:
     raise PermissionError(13, "Permission denied", str(path))
 
 
-def test_entries_that_nobody_reads_go(make, root):
+def test_unused_cache_entries_are_removed(make, root):
     make().sequences  # noqa: B018
     old = entries(root)[0]
     long_ago = time.time() - (UNUSED_DAYS + 1) * 86_400
@@ -292,7 +292,7 @@ def test_entries_that_nobody_reads_go(make, root):
     assert len(entries(root)) == 2
 
 
-def test_where_entries_lie(monkeypatch, tmp_path):
+def test_cache_folder_follows_option_and_variables(monkeypatch, tmp_path):
     monkeypatch.setenv("RECALIGN_CACHE", str(tmp_path / "named"))
     assert cache_folder(True) == tmp_path / "named"
     assert cache_folder(str(tmp_path)) == tmp_path

@@ -23,7 +23,7 @@ def nothing(windows: Windows) -> Windows:
     return windows.keep(np.zeros(len(windows.target), bool))
 
 
-def test_a_part_without_windows_is_refused_before_training(log_root, tmp_path, monkeypatch):
+def test_splits_without_windows_are_refused_before_training(log_root, tmp_path, monkeypatch):
     data = small.data_of(EventDataModule, log_root)
     empty = {part: nothing(data.windows(part)) for part in ("validation", "test")}
     monkeypatch.setattr(data, "windows", empty.get)

@@ -41,7 +41,7 @@ def ids(tmp_path: Path) -> Path:
     return tmp_path / "ids"
 
 
-def test_judges_may_have_a_reward_of_their_own(tmp_path: Path, ids: Path):
+def test_judges_may_have_another_reward_than_the_earlier_log(tmp_path: Path, ids: Path):
     own = data(tmp_path / "as", FIRST, ids)
     other = data(tmp_path / "later", FIRST, ids, reward="rating * 2", users="B1")
     assert other.sequences.reward.tolist() == [2 * one for one in own.sequences.reward]
@@ -59,7 +59,9 @@ event = st.tuples(st.integers(0, 12), st.integers(0, 15), st.integers(1, 5).map(
     between=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 99)), max_size=10),
     split=st.sampled_from([LeaveLast(1, 1), LeaveLast(3, 2), TimeSplit((0.5, 0.7))]),
 )
-def test_ids_never_move(tmp_path_factory: pytest.TempPathFactory, added: Rows, between, split):
+def test_grown_log_keeps_the_numbers_of_users_and_items(
+    tmp_path_factory: pytest.TempPathFactory, added: Rows, between, split
+):
     """Whatever comes: users between those known (5 is half of 10), items, events in any order of the file."""
     root = tmp_path_factory.mktemp("grown")
     before = data(root, FIRST, split=split)
@@ -88,7 +90,7 @@ def test_ids_never_move(tmp_path_factory: pytest.TempPathFactory, added: Rows, b
         assert set(were.select(key).to_series()) <= set(trained.select(key).to_series())
 
 
-def test_events_that_were_trained_on_are_not_tested_on(tmp_path: Path):
+def test_grown_log_keeps_training_events_in_training(tmp_path: Path):
     """A user with as many events as are left out has them all in training; one more would take them back."""
     split = LeaveLast(2, 2)
     rows = [*FIRST, *((9, i, 3.0, 50 + i) for i in range(4))]
@@ -121,7 +123,7 @@ def test_rare_items_of_the_earlier_log_are_not_late(tmp_path: Path):
         more.sequences  # noqa: B018
 
 
-def test_a_set_that_was_trained_on_stays_in_training_whole(tmp_path: Path):
+def test_grown_log_keeps_tie_groups_whole_in_training(tmp_path: Path):
     split, user = LeaveLast(2, 2), pl.col("user") == 8
     rows = [*FIRST, *((9, i, 3.0, 50 + i) for i in range(4))]
     before = data(tmp_path / "a", rows, split=split, ties="together")
@@ -131,7 +133,7 @@ def test_a_set_that_was_trained_on_stays_in_training_whole(tmp_path: Path):
     assert after.sequences.frame.filter(user)["split"].to_list() == [0] * 5 + [2] * 3
 
 
-def test_an_item_stays_in_the_catalogue_though_nobody_trains_on_it(tmp_path: Path):
+def test_grown_log_keeps_items_that_have_become_rare(tmp_path: Path):
     """`min_events` counts again, and an item may have fewer than it needs now."""
     before = data(tmp_path / "a", FIRST)
     remember(before, tmp_path / "ids")
@@ -140,7 +142,7 @@ def test_an_item_stays_in_the_catalogue_though_nobody_trains_on_it(tmp_path: Pat
     assert data(tmp_path / "b", FIRST, min_events=4).sequences.num_items < before.sequences.num_items
 
 
-def test_a_share_of_those_without_new_events_is_trained_on(tmp_path: Path, ids: Path):
+def test_untouched_is_the_trained_share_of_users_without_new_events(tmp_path: Path, ids: Path):
     more = [*FIRST, *((u, 1, 3.0, 9000 + t) for u in (2, 3) for t in range(3))]
     all_of_them, none = (data(tmp_path / "n", more, ids, untouched=share).training() for share in (1.0, 0.0))
     assert set(none.user) == {2, 3} < set(all_of_them.user)
@@ -171,13 +173,13 @@ def without(*lost: Callable[[tuple], bool]) -> Rows:
     ],
     ids=["user", "item", "event", "late", "late-new", "rewards", "expression", "groups", "ties", "time", "columns"],
 )
-def test_another_log_is_refused(tmp_path: Path, ids: Path, rows: Rows, given, said: str):
+def test_grown_log_with_changed_events_or_settings_is_refused(tmp_path: Path, ids: Path, rows: Rows, given, said: str):
     grown = data(tmp_path / "next", rows, ids, **given)
     with pytest.raises(InputError, match=said):
         grown.sequences  # noqa: B018
 
 
-def test_ids_of_another_type_are_refused(tmp_path: Path, ids: Path):
+def test_grown_log_with_ids_of_another_type_is_refused(tmp_path: Path, ids: Path):
     grown = data(tmp_path / "next", FIRST, ids)
     pl.read_csv(tmp_path / "next/log.csv").with_columns(pl.format("u{}", "user").alias("user")).write_csv(
         tmp_path / "next/log.csv"
@@ -186,13 +188,13 @@ def test_ids_of_another_type_are_refused(tmp_path: Path, ids: Path):
         grown.sequences  # noqa: B018
 
 
-def test_a_log_whose_parts_do_not_follow_time_cannot_be_continued(tmp_path: Path):
+def test_logs_whose_split_does_not_follow_time_cannot_be_continued(tmp_path: Path):
     remember(data(tmp_path / "a", FIRST, split=Where("rating >= 5", 0.2)), tmp_path / "ids")
     with pytest.raises(InputError, match="its split does not follow time, so no log can continue this one"):
         data(tmp_path / "b", FIRST, tmp_path / "ids").sequences  # noqa: B018
 
 
-def test_what_was_altered_is_refused_and_what_is_fresh_stays(tmp_path: Path, ids: Path):
+def test_remember_keeps_a_fresh_folder_and_altered_ones_are_refused(tmp_path: Path, ids: Path):
     made = (ids / "users.arrow").stat().st_mtime_ns
     remember(data(tmp_path / "first", FIRST), ids)
     assert (ids / "users.arrow").stat().st_mtime_ns == made
@@ -203,7 +205,7 @@ def test_what_was_altered_is_refused_and_what_is_fresh_stays(tmp_path: Path, ids
         data(tmp_path / "next", FIRST, tmp_path / "nowhere").sequences  # noqa: B018
 
 
-def test_the_earlier_log_is_part_of_the_fingerprint_and_the_cache(tmp_path: Path, ids: Path):
+def test_fingerprint_includes_the_earlier_log(tmp_path: Path, ids: Path):
     plain, grown = data(tmp_path / "first", FIRST), data(tmp_path / "first", FIRST, ids, cache=str(tmp_path / "cache"))
     assert plain.fingerprint != grown.fingerprint
     made = grown.sequences

@@ -32,7 +32,7 @@ def codes_of(features: ItemFeatures) -> list[list[int]]:
     return [part.tolist() for part in np.split(features.code, features.offset[1:-1])]
 
 
-def test_codes_by_hand():
+def test_encode_returns_worked_out_codes_and_weights():
     values = values_of(
         [1, 2, 3, 4],
         genre=("category", [["b", "a"], ["b"], None, ["a", "new", "newer"]]),
@@ -47,7 +47,7 @@ def test_codes_by_hand():
     assert features.number.shape == (5, 0)
 
 
-def test_numbers_become_intervals_with_as_many_items_each():
+def test_numbers_are_binned_into_bins_of_equal_size():
     values = values_of(range(8), year=("number", [1, 2, 3, 4, 5, 6, None, 100], {"bins": 3}))
     features = ItemFeatures.encode(values, pl.Series(range(8)), warm=7)
     assert codes_of(features) == [[1], [1], [2], [2], [3], [3], [0], [3]]  # beyond the last edge: the last interval
@@ -63,12 +63,12 @@ def test_numbers_without_bins_and_vectors_are_standardised():
     assert features.plan == {"sizes": [1, 1], "width": 3, "codes": 1, "warm": 2}
 
 
-def test_one_wrong_number_does_not_outweigh_all_else():
+def test_standardised_numbers_are_clipped():
     values = values_of([1, 2, 3], price=("number", [2.0, 6.0, 1e9], {"bins": None}))
     assert ItemFeatures.encode(values, pl.Series([1, 2, 3]), warm=2).number.tolist() == [[-1], [1], [10]]
 
 
-def test_a_feature_that_no_item_in_training_has_is_unknown_everywhere():
+def test_features_missing_in_training_are_unknown_everywhere():
     values = values_of(
         [1, 2],
         text=("vector", [None, [1.0, 2]]),
@@ -90,7 +90,7 @@ rows = st.lists(
 
 
 @given(rows, st.integers(1, 30), st.integers(1, 6))
-def test_every_item_has_codes_of_its_own_features_and_weights_of_length_one(rows, warm, bins):
+def test_items_have_codes_of_their_features_with_unit_weights(rows, warm, bins):
     genre, year, text = zip(*rows, strict=True)
     warm = min(warm, len(rows))
     ids = pl.Series(range(len(rows)))
@@ -117,7 +117,7 @@ def test_every_item_has_codes_of_its_own_features_and_weights_of_length_one(rows
     assert [part.tolist() for part in np.split(again[0], again[2][1:-1])] == codes_of(features)[::-1]
 
 
-def test_cold_items_follow_the_catalogue_and_move_nothing():
+def test_cold_items_follow_the_warm_items():
     # u0: a b c | d, u1: b a d | e, raw ids 100..104 of items a..e; 900 is an item that nobody has chosen
     events = table([0] * 4 + [1] * 4, [0, 1, 2, 3, 1, 0, 2, 4], range(8))
     split, groups = LeaveLast(1, 1), UserGroups(1.0)

@@ -16,7 +16,7 @@ def frame(users, items, rewards, split=None):
     )
 
 
-def test_by_hand():
+def test_reward_means_have_worked_out_values():
     means = reward_means(frame([0, 0, 0, 1], [7, 8, 7, 7], [4.0, 2.0, None, 1.0]), shrinkage=1.0)
     mu = 7 / 3
     item7, item8 = (5 + mu) / 3, (2 + mu) / 2
@@ -33,7 +33,7 @@ rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.floats(-5, 5)
 
 
 @given(rows, st.floats(-100, 100))
-def test_a_users_means_do_not_move_with_the_events_own_reward_nor_later_ones(events, other):
+def test_user_mean_ignores_the_own_and_later_rewards(events, other):
     events = sorted(events, key=lambda e: e[0])
     users, items, rewards = (list(x) for x in zip(*events, strict=True))
     # the means of items and of everything stay as they are: only the last event's reward changes, no training row
@@ -46,7 +46,7 @@ def test_a_users_means_do_not_move_with_the_events_own_reward_nor_later_ones(eve
 
 
 @given(rows)
-def test_test_rows_leave_item_and_global_means_alone(events):
+def test_item_and_global_means_ignore_test_rows(events):
     events = sorted(events, key=lambda e: e[0])
     users, items, rewards = (list(x) for x in zip(*events, strict=True))
     split = [TRAIN] + [TEST if i % 2 else TRAIN for i in range(1, len(users))]

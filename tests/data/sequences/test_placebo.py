@@ -24,14 +24,14 @@ def means(reward_N, user_N):
 
 
 @given(events, seeds)
-def test_residuals_are_permuted_over_everybody_about_each_users_own_mean(drawn, seed):
+def test_residuals_are_permuted_over_all_users(drawn, seed):
     reward_N, user_N = columns(drawn)
     mean_N, given_N = means(reward_N, user_N), permuted_rewards(reward_N, user_N, seed)
     np.testing.assert_allclose(np.sort(given_N - mean_N), np.sort(reward_N - mean_N), atol=1e-9)
 
 
 @given(events, seeds, st.integers(-8, 8))
-def test_a_users_mean_stays_with_it_and_reaches_nobody_else(drawn, seed, more):
+def test_user_mean_is_kept_and_affects_no_other_user(drawn, seed, more):
     reward_N, user_N = columns(drawn)
     first_N = more * (user_N == user_N[0])
     kept_N = permuted_rewards(reward_N, user_N, seed) + first_N
@@ -39,7 +39,7 @@ def test_a_users_mean_stays_with_it_and_reaches_nobody_else(drawn, seed, more):
 
 
 @given(events, seeds, st.data())
-def test_a_column_without_some_of_the_rewards_keeps_to_its_own(drawn, seed, data):
+def test_permutation_skips_missing_rewards(drawn, seed, data):
     reward_N, user_N = columns(drawn)
     missing_N = np.array(data.draw(st.lists(st.booleans(), min_size=len(user_N), max_size=len(user_N))))
     some_N = np.where(missing_N, np.nan, reward_N)
@@ -53,14 +53,14 @@ def test_a_column_without_some_of_the_rewards_keeps_to_its_own(drawn, seed, data
 
 
 @given(seeds)
-def test_two_columns_of_the_same_events_are_permuted_alike(seed):
+def test_equal_seeds_permute_two_columns_alike(seed):
     random = np.random.default_rng(seed)
     user_N, first_N, second_N = random.integers(0, 9, 60), random.normal(size=60), random.normal(size=60)
     one_N, other_N = (permuted_rewards(reward_N, user_N, seed) for reward_N in (first_N, second_N))
     np.testing.assert_allclose(permuted_rewards(0.3 * first_N + second_N, user_N, seed), 0.3 * one_N + other_N)
 
 
-def test_correlation_by_hand():
+def test_correlation_within_users_has_worked_out_value():
     user_N = np.array([0, 0, 0, 1, 1, 1])
     first_N, second_N = np.array([1, 2, 3, 10, 11, np.nan]), np.array([5, 4, 0, 7, np.nan, 1.0])
     # the first user's residuals are -1 0 1 and 2 1 -3; the second's only event that has both, 0 and 0
@@ -70,7 +70,7 @@ def test_correlation_by_hand():
 
 
 @pytest.mark.parametrize(("events", "left"), [(2, 0.90), (4, 0.71), (6, 0.51), (20, 0.12)])
-def test_in_short_histories_items_quality_is_left_in_the_users_mean(events, left):
+def test_user_means_of_short_histories_keep_item_quality(events, left):
     random = np.random.default_rng(0)
     user_N = np.repeat(np.arange(12000 // events), events)
     item_N, quality_I = random.integers(0, 200, len(user_N)), random.normal(size=200)

@@ -109,7 +109,7 @@ def content(path: Path) -> Any:
     ties=st.sampled_from([None, "together"]),
 )
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_partitions_make_the_same_files(
+def test_prepare_in_partitions_writes_the_same_files(
     monkeypatch, log, split: Split, high, partitions, min_events, rows, cut, files, collapse, repeats, ties
 ):
     monkeypatch.setattr(prepare_file, "ROWS_OF_A_PARTITION", rows)
@@ -181,7 +181,7 @@ def test_tasks_of_ray_make_the_same_files(root, whole, ray, trial):
     assert entry_of(root, "two") == whole
 
 
-def test_the_figures_of_a_large_log_are_those_of_its_largest_partition(root, monkeypatch):
+def test_figures_of_a_large_log_come_from_its_largest_partition(root, monkeypatch):
     monkeypatch.setattr(prepare_file, "ROWS_OF_A_PARTITION", 20)
     report = prepare(module(root, "parts"))
     monkeypatch.setattr(EventDataModule, "table", property(lambda _: pytest.fail("the whole log was read")))
@@ -195,14 +195,14 @@ def test_the_figures_of_a_large_log_are_those_of_its_largest_partition(root, mon
     assert verdict(sections, "s")
 
 
-def test_a_prepared_log_is_not_read_again(root, monkeypatch):
+def test_prepared_log_is_not_read_again(root, monkeypatch):
     report = prepare(module(root, "parts"), 3)
     monkeypatch.setattr(prepare_file._Tasks, "check", lambda *_: pytest.fail("it was read"))
     assert prepare(module(root, "parts"), 3) == report
 
 
 @pytest.mark.parametrize("kind", ["csv", "folder"])
-def test_other_files_than_parquet(root, whole, kind):
+def test_prepare_reads_text_and_folders(root, whole, kind):
     """Text is converted, a file at a time; a folder is its Parquet in the order of names."""
     if kind == "folder":
         files = ["days"]
@@ -227,7 +227,7 @@ def test_other_files_than_parquet(root, whole, kind):
         (BrokenExecutor(), InputError),
     ],
 )
-def test_one_that_breaks_off_leaves_nothing_and_begins_again(root, whole, monkeypatch, failure, seen):
+def test_interrupted_prepare_leaves_nothing_and_can_start_again(root, whole, monkeypatch, failure, seen):
     def broken(*_: Any, **__: Any) -> None:
         raise failure
 
@@ -240,7 +240,7 @@ def test_one_that_breaks_off_leaves_nothing_and_begins_again(root, whole, monkey
     assert entry_of(root, "parts") == whole
 
 
-def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
+def test_prepare_refuses_files_that_change_meanwhile(root, monkeypatch):
     data = module(root, "parts")
     assert data.fingerprint
     monkeypatch.setattr(data.preparation, "fingerprint", lambda: "of other bytes")
@@ -268,13 +268,13 @@ def test_files_that_change_meanwhile_are_noticed(root, monkeypatch):
         ({"log": LogMapping("small", ["a.parquet"], user="who")}, {}, "data.log.user: there is no column 'who'"),
     ],
 )
-def test_what_cannot_be_prepared(root, changed, asked, said):
+def test_prepare_refuses_unsupported_settings(root, changed, asked, said):
     cache = changed.pop("cache", "parts")
     with pytest.raises(InputError, match=f"(?s){said}"):
         prepare(module(root, cache, **changed), **asked)
 
 
-def test_the_command(root, whole, capsys):
+def test_prepare_command_writes_the_same_files(root, whole, capsys):
     log = {"name": "small", "files": ["a.parquet", "b.parquet"], "where": "length <> 20"}
     log["columns"] = {"good": "coalesce(stars > 3, false)"}
     split = {"class_path": "recalign.data.sequences.LeaveLast", "init_args": {"test": 1, "validation": 1}}
@@ -293,7 +293,7 @@ def test_the_command(root, whole, capsys):
 
 
 @pytest.mark.long
-def test_an_object_store(root, whole, monkeypatch):
+def test_prepare_reads_an_object_store(root, whole, monkeypatch):
     """The same files in a bucket; then a bucket that is not there."""
     server = pytest.importorskip("moto.server", reason="an object store to test against: pip install 'moto[server]'")
     boto3 = pytest.importorskip("boto3")
@@ -323,7 +323,7 @@ def test_an_object_store(root, whole, monkeypatch):
         store.stop()
 
 
-def test_items_known_by_their_features_are_numbered_alike(root):
+def test_prepare_numbers_cold_items_alike(root):
     """Rare items, and one without an event, follow those of training."""
     pl.DataFrame({"item": range(14), "kind": ["a", "b"] * 7}).write_csv(root / "items.csv")
     items = ItemTable("items.csv", title=None, features={"kind": "kind"})

@@ -24,7 +24,7 @@ def frame(rewards, lengths, split=None):
     )
 
 
-def test_ranks_by_hand():
+def test_ranks_have_worked_out_values():
     short, long = [1.0, 2.0, 2.0, 4.0], [10.0, 30.0, 20.0, 40.0]
     ranks = RelativeTo("length", 2).ranks(frame([*short, *long], [5] * 4 + [50] * 4))
     assert ranks.to_list() == [0.125, 0.5, 0.5, 0.875, 0.125, 0.625, 0.375, 0.875]
@@ -38,7 +38,7 @@ def test_ranks_by_hand():
         ([1, None, 3], [5, 50, 50], [TRAIN, TRAIN, VALIDATION], 2, [0.5, None, None]),  # a bin without training rewards
     ],
 )
-def test_ranks_come_from_training_alone_and_only_where_all_is_known(rewards, lengths, split, bins, ranks):
+def test_ranks_use_training_rows_and_are_null_where_unknown(rewards, lengths, split, bins, ranks):
     assert RelativeTo("length", bins).ranks(frame(rewards, lengths, split)).to_list() == ranks
 
 
@@ -46,7 +46,7 @@ values = st.lists(st.tuples(st.integers(-20, 20), st.integers(1, 9), st.sampled_
 
 
 @given(values, st.integers(1, 4))
-def test_ranks_lie_between_0_and_1_and_know_the_order_alone(rows, bins):
+def test_ranks_lie_between_0_and_1_and_follow_the_order(rows, bins):
     rewards, lengths, split = zip(*[(0, 1, TRAIN), *rows], strict=True)
     relative = RelativeTo("length", bins)
     ranks = relative.ranks(frame(rewards, lengths, list(split)))
@@ -58,7 +58,7 @@ def test_ranks_lie_between_0_and_1_and_know_the_order_alone(rows, bins):
 
 
 @given(values, st.floats(-100, 100))
-def test_what_comes_after_training_changes_no_training_rank(rows, other):
+def test_later_rewards_change_no_training_rank(rows, other):
     rewards, lengths, split = zip(*[(0, 1, TRAIN), *rows], strict=True)
     relative, trained = RelativeTo("length", 3), pl.Series(split) == TRAIN
     changed = [r if s == TRAIN else other for r, s in zip(rewards, split, strict=True)]
@@ -76,7 +76,7 @@ def built(relative_to=None, rewards=REWARDS, high=None):
     return build_sequences(events, LeaveLast(1, 1), high, UserGroups(), 1, relative_to=relative_to)
 
 
-def test_a_built_log_holds_ranks_everywhere():
+def test_built_sequences_hold_ranks_everywhere():
     plain, ranked = built(), built(RelativeTo("length", 2), high=High("reward > 0.9"))
     assert ranked.frame["reward"].to_list() == RelativeTo("length", 2).ranks(plain.frame).to_list()
     assert ranked.reward.tolist() == ranked.frame["reward"].cast(pl.Float32).gather(ranked.event).to_list()

@@ -10,7 +10,7 @@ lengths = st.lists(st.integers(1, 200), min_size=1, max_size=80).map(np.array)
 
 
 @given(lengths)
-def test_buckets_hold_their_windows_and_are_few(length):
+def test_bucket_of_returns_few_sizes_that_fit(length):
     bucket = bucket_of(length, 200)
     assert (bucket >= length).all()
     assert (bucket <= 200).all()
@@ -18,7 +18,7 @@ def test_buckets_hold_their_windows_and_are_few(length):
 
 
 @given(lengths, st.integers(0, 5), st.integers(0, 5), st.integers(1, 1000))
-def test_an_epoch_takes_every_window_once_within_the_budget(length, seed, epoch, tokens):
+def test_epoch_takes_every_window_once_within_the_token_budget(length, seed, epoch, tokens):
     sampler = LengthBatches(length, 200, tokens, shuffle=True, seed=seed)
     sampler.set_epoch(epoch)
     batches = list(sampler)
@@ -28,7 +28,7 @@ def test_an_epoch_takes_every_window_once_within_the_budget(length, seed, epoch,
 
 
 @given(lengths, st.integers(0, 3), st.integers(1, 10))
-def test_a_continued_epoch_gets_the_batches_it_would_have_had(length, epoch, stop):
+def test_resumed_epoch_gets_the_remaining_batches(length, epoch, stop):
     whole = LengthBatches(length, 200, 300, shuffle=True, seed=1)
     whole.set_epoch(epoch)
     expected = list(whole)
@@ -45,14 +45,14 @@ def test_a_continued_epoch_gets_the_batches_it_would_have_had(length, epoch, sto
 
 
 @given(lengths)
-def test_an_iteration_that_was_broken_off_starts_anew(length):
+def test_interrupted_iteration_starts_from_the_beginning(length):
     sampler = LengthBatches(length, 200, 300, shuffle=False)
     next(iter(sampler))
     assert list(sampler) == sampler.batches()
 
 
 @given(lengths, st.integers(1, 5))
-def test_processes_share_each_batch_out(length, processes):
+def test_processes_divide_each_batch(length, processes):
     whole = LengthBatches(length, 200, 500, shuffle=True, seed=1)
     shares = [
         list(LengthBatches(length, 200, 500, shuffle=True, seed=1, processes=processes, rank=rank))

@@ -20,27 +20,27 @@ def sequences():
     return build_sequences(table(USERS, ITEMS, TIMES), LeaveLast(1, 1), High("reward >= 4"), UserGroups())
 
 
-def test_a_sound_division_has_no_leaks(sequences):
+def test_leaks_are_0_for_a_sound_split(sequences):
     assert set(leaks(sequences, 50).values()) == {0}
 
 
-def test_future_events_in_a_history_are_found(sequences):
+def test_leaks_count_future_events_in_a_history(sequences):
     late = dataclasses.replace(sequences, time=sequences.time[::-1].copy())
     assert leaks(late, 50)["future events in a history"] != 0
 
 
-def test_a_target_in_its_own_history_is_found(sequences):
+def test_leaks_count_targets_in_their_own_history(sequences):
     shifted = dataclasses.replace(sequences, event=sequences.event + 1)
     assert leaks(shifted, 50)["targets in their own history"] != 0
 
 
-def test_a_test_before_the_end_of_training_is_found(sequences):
+def test_leaks_count_users_tested_before_their_training_ends(sequences):
     frame = sequences.frame
     backwards = dataclasses.replace(sequences, frame=frame.with_columns(frame["split"].reverse()))
     assert leaks(backwards, 50)["users whose test begins before their training ends"] == 2
 
 
-def test_figures_by_hand(sequences):
+def test_span_figures_have_worked_out_values(sequences):
     train, validation, test = (span_figures(sequences, part) for part in ("train", "validation", "test"))
     assert train == {"events": 8, "users": 2, "first day": "1970-01-01", "last day": "1970-01-04"}
     assert (test["events"], test["users"], test["first day"], test["last day"]) == (2, 2, "1970-01-06", "1970-01-06")
@@ -54,26 +54,26 @@ def test_figures_by_hand(sequences):
     assert sum(figures[key] for key in figures if "group" in key) == 2
 
 
-def test_who_can_be_measured_is_counted():
+def test_split_figures_count_users_that_can_be_measured():
     users = [user for user, events in enumerate([3, 4, 5, 6]) for _ in range(events)]
     events = table(users, [0] * len(users), range(len(users)))
     figures = split_figures(build_sequences(events, LeaveLast(1, 2), None, UserGroups(1.0)), 50)
     assert (figures[LONGER], figures["users of A with test events"]) == (2, 3)
 
 
-def test_no_number_of_users_tells_a_gain_that_is_too_small_to_ship(sequences, monkeypatch):
+def test_smallest_gain_is_bounded_for_any_number_of_users(sequences, monkeypatch):
     users = split_figures(sequences, 4)["users of A with test events"]
     monkeypatch.setattr(audit, "GAIN_ERROR", 0.001 * users**0.5)
     assert split_figures(sequences, 4)[audit.GAIN_TOLD] == pytest.approx(0.015 + 0.842 * 0.001)
 
 
-def test_targets_that_were_met_before_are_counted():
+def test_span_figures_count_targets_seen_before():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]  # user 0 ends on what it had; user 1's last item is new to training
     sequences = build_sequences(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
     assert [span_figures(sequences, part)[SEEN] for part in ("validation", "test")] == [0.5, 0.5]
 
 
-def test_a_test_event_that_is_trained_on_is_found():
+def test_leaks_count_test_events_seen_in_training():
     again = [0, 1, 2, 3, 1, 0, 0, 1, 2, 3, 4, 4]
     sequences = build_sequences(table(USERS, again, TIMES), LeaveLast(1, 1), None, UserGroups())
     longer = dataclasses.replace(sequences, train_count=np.diff(sequences.offset))

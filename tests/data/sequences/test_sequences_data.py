@@ -24,7 +24,7 @@ def data(log_root):
     return small.data_of(EventDataModule, log_root, batch_tokens=128)
 
 
-def test_training_holds_less_than_a_byte_an_event(tmp_path):
+def test_training_windows_take_less_than_a_byte_an_event(tmp_path):
     users, events = 20, 10_000
     columns = {"user": np.repeat(np.arange(users), events), "item": np.arange(users * events) % 50}
     frame = pl.DataFrame(columns).with_columns(rating=pl.col("item") % 5, timestamp=pl.int_range(pl.len()))
@@ -39,7 +39,7 @@ def test_training_holds_less_than_a_byte_an_event(tmp_path):
     assert made < len(frame)
 
 
-def test_every_training_target_comes_once_an_epoch(data):
+def test_training_epoch_has_every_target_once(data):
     loader = data.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader) > 1
@@ -50,7 +50,7 @@ def test_every_training_target_comes_once_an_epoch(data):
     assert batches[0].seen_N is None
 
 
-def test_evaluation_lists_what_was_seen_and_serving_has_no_target(data):
+def test_evaluation_batches_list_seen_items_and_serving_has_no_target(data):
     for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
         assert all(batch.seen_N is not None for batch in loader)
     serving = list(data.predict_dataloader())
@@ -59,7 +59,7 @@ def test_evaluation_lists_what_was_seen_and_serving_has_no_target(data):
     assert all((b.length_B == 20).all() for b in serving)
 
 
-def test_each_target_is_asked_for_at_its_own_time(tmp_path):
+def test_known_request_time_is_that_of_each_target(tmp_path):
     """Items that training never saw are in no history, so that several targets come after one event."""
     rows = [(u, i, t, t % 3) for u in range(6) for t, i in enumerate([1, 2, 3, 4, 1, 90 + u, 80 + u, 2, 3])]
     pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "log.csv")
@@ -74,7 +74,7 @@ def test_each_target_is_asked_for_at_its_own_time(tmp_path):
         assert len(batch.user_B) == 6 * (1 + cuts)
 
 
-def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypatch):
+def test_log_that_changed_while_being_read_is_not_cached(tmp_path, log_root, monkeypatch):
     data = small.data_of(EventDataModule, log_root, cache=str(tmp_path))
     data.fingerprint  # noqa: B018
     monkeypatch.setattr(data.preparation, "fingerprint", lambda: "of other bytes")
@@ -86,13 +86,13 @@ def test_what_changed_while_it_was_read_is_not_kept(tmp_path, log_root, monkeypa
     assert again.preparation.entry.path.exists()
 
 
-def test_a_part_can_be_asked_for_of_other_users(data):
+def test_windows_can_be_of_another_user_group(data):
     of_judges = data.windows("test", "B1").user
     assert set(of_judges) == set(np.flatnonzero(data.sequences.users_in("B1")))
     assert not set(of_judges) & set(data.windows("test").user)
 
 
-def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
+def test_recommendations_have_titles(log_root, tmp_path):
     shutil.copy(log_root / "small.csv", tmp_path)
     plain = small.data_of(EventDataModule, tmp_path)
     (tmp_path / "names.csv").write_text("item,title\n" + "".join(f"{i},film {i}\n" for i in plain.sequences.items[1:]))
@@ -110,14 +110,14 @@ def test_titles_stand_beside_items_and_in_recommendations(log_root, tmp_path):
     assert data.fingerprint == plain.fingerprint
 
 
-def test_titles_that_cannot_be_read_stop_a_run_before_training(log_root):
+def test_unreadable_titles_stop_a_run_before_training(log_root):
     data = small.data_of(EventDataModule, log_root)
     data.log_ = dataclasses.replace(data.log_, items=ItemTable("names.csv"))
     with pytest.raises(InputError, match=r"no file 'names\.csv'"):
         data.sequences  # noqa: B018
 
 
-def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):
+def test_batch_smaller_than_the_number_of_processes_is_refused(log_root: Path):
     data = small.data_of(EventDataModule, log_root, max_length=32, batch_tokens=64)
     data.trainer = SimpleNamespace(lightning_module=None, world_size=2, limit_val_batches=0)
     data.setup("fit")
@@ -126,7 +126,7 @@ def test_a_batch_too_small_for_its_processes_is_refused(log_root: Path):
         data.setup("fit")
 
 
-def test_a_share_without_windows_is_a_batch_without_targets(log_root: Path):
+def test_process_without_windows_gets_a_batch_without_targets(log_root: Path):
     data = small.data_of(EventDataModule, log_root, batch_tokens=64)
     dataset = data.loader(data.windows("validation")).dataset
     batch = dataset[32, []]

@@ -53,7 +53,7 @@ def earlier(sequences, event):
 
 
 @given(people, st.sampled_from([LeaveLast(2, 2), TimeSplit((0.5, 0.8))]), st.integers(1, 9), st.booleans())
-def test_a_history_ends_before_the_set_of_its_target(people, split, max_length, known):
+def test_history_ends_before_the_tie_group_of_its_target(people, split, max_length, known):
     sequences = built(people, split)
     if sequences is None:
         return
@@ -84,7 +84,7 @@ def test_a_history_ends_before_the_set_of_its_target(people, split, max_length, 
 
 
 @given(people, splits)
-def test_no_cut_divides_a_set_which_goes_to_the_later_part(people, split):
+def test_splits_put_whole_tie_groups_into_the_later_split(people, split):
     events = events_of(people, together=True)
     alone = dataclasses.replace(events, together=False)
     sequences = built(people, split, 1)
@@ -97,7 +97,7 @@ def test_no_cut_divides_a_set_which_goes_to_the_later_part(people, split):
         assert isinstance(split, LeaveLast) or of_set[0] == max(by_row[row] for row in rows)
 
 
-def test_the_last_sets_are_tested_and_those_before_them_validate():
+def test_leave_last_takes_whole_tie_groups():
     """Parts of one event each grow to whole sets. Who has two sets has none to train on before both."""
     sets = [[0], [0, 5, 5, 5, 9, 9], [1, 1, 1, 7, 7], [3, 3, 3], [4, 5, 6, 7]]
     users = [user for user, times in enumerate(sets) for _ in times]
@@ -109,7 +109,7 @@ def test_the_last_sets_are_tested_and_those_before_them_validate():
 
 
 @given(people)
-def test_without_ties_both_readings_are_the_same(people):
+def test_ties_together_and_order_are_equal_without_ties(people):
     apart = [[(gap + 1, item) for gap, item in own] for own in people]
     try:
         both = [build_sequences(events_of(apart, together=x), LeaveLast(1, 1), None, UserGroups()) for x in (0, 1)]
@@ -124,7 +124,7 @@ def test_without_ties_both_readings_are_the_same(people):
     assert (TIE_GROUP in both[0].frame, TIE_GROUP in both[1].frame) == (False, True)
 
 
-def test_a_users_mean_reward_is_of_before_the_set():
+def test_user_mean_uses_rewards_before_the_tie_group():
     rewards, known = [1.0, 2.0, 4.0, 9.0, 5.0], {"user": [0] * 5, "item": [1] * 5, "split": [0, 0, 0, 0, 2]}
     frame = pl.DataFrame(known | {"reward": rewards, TIE_GROUP: [0, 1, 1, 1, 4]})
     mu, means = 4.0, reward_means(frame)
@@ -134,7 +134,7 @@ def test_a_users_mean_reward_is_of_before_the_set():
     assert reward_means(frame.drop(TIE_GROUP))["user"][2] == pytest.approx((3 + 5 * mu) / 7)
 
 
-def test_ties_are_those_of_the_file_before_times_are_floored(tmp_path):
+def test_ties_are_found_before_times_are_floored(tmp_path):
     rows = [("a", 1, 60), ("a", 2, 61), ("a", 3, 61), ("b", 1, 61), ("b", 2, 119)]
     text = "\n".join(["user,item,timestamp", *(",".join(map(str, row)) for row in rows)])
     (tmp_path / "log.csv").write_text(text)
@@ -147,7 +147,7 @@ def test_ties_are_those_of_the_file_before_times_are_floored(tmp_path):
     assert alone.fingerprint != events.fingerprint
 
 
-def test_a_log_without_times_has_no_sets(tmp_path):
+def test_ties_together_needs_times(tmp_path):
     (tmp_path / "log.csv").write_text("user,item\n1,2\n1,3\n")
     with pytest.raises(InputError, match=r"data\.ties"):
         load_events(LogMapping("log", ["log.csv"], timestamp=None), tmp_path, None, together=True)

@@ -41,7 +41,7 @@ def skipped_of(data: EventDataModule) -> list[tuple[Any, ...]]:
     return rows.select("item", "timestamp", "split", "known_before", "event").rows()
 
 
-def test_histories_and_targets_are_of_the_chosen_rows_alone(tmp_path):
+def test_histories_and_targets_use_chosen_rows_only(tmp_path):
     shown = data_of(tmp_path).sequences
     alone = data_of(tmp_path, ROWS.filter(pl.col("click") == 1), chosen=None).sequences
     for name in ("item", "time", "reward", "event", "offset", "train_count"):
@@ -52,7 +52,7 @@ def test_histories_and_targets_are_of_the_chosen_rows_alone(tmp_path):
     assert unknown == [1]
 
 
-def test_a_skipped_row_has_the_part_of_its_request_and_the_history_before_it(tmp_path):
+def test_skipped_row_has_split_and_history_of_its_request(tmp_path):
     # of user 1's four choices the first two train, the third validates, the fourth tests; nobody chose b in training
     assert skipped_of(data_of(tmp_path)) == [("a", 2, 0, 1, 6), ("c", 3, 0, 2, 7), ("c", 4, 1, 2, 8), ("b", 5, 2, 2, 9)]
 
@@ -68,23 +68,23 @@ def test_a_skipped_row_has_the_part_of_its_request_and_the_history_before_it(tmp
         ),
     ],
 )
-def test_check_says_what_of_the_shown_rows_is_odd(tmp_path, log, said):
+def test_check_warns_of_odd_rewards_and_requests_of_shown_rows(tmp_path, log, said):
     concerns = str(verdict(audit_log(data_of(tmp_path, **log)), "s")).split("\n")
     odd = [one for one in concerns if "shown but not chosen" in one]
     assert [what in one for what, one in zip(said, odd, strict=True)] == [True] * len(said)
 
 
-def test_a_log_without_times_has_no_histories_to_set_skipped_rows_beside(tmp_path):
+def test_skipped_rows_in_a_log_without_times_are_refused(tmp_path):
     with pytest.raises(InputError, match="no timestamp"):
         data_of(tmp_path, timestamp=None).sequences  # noqa: B018
 
 
-def test_a_time_split_cuts_skipped_rows_at_the_same_times(tmp_path):
+def test_time_split_cuts_skipped_rows_at_the_same_times(tmp_path):
     rows = skipped_of(data_of(tmp_path, split=TimeSplit(("1970-01-01T00:00:03+00:00", 0.9))))  # 5 is the second cut
     assert [row[:4] for row in rows] == [("a", 2, 0, 1), ("b", 3, 1, 2), ("c", 3, 1, 2), ("c", 4, 1, 2), ("b", 5, 2, 2)]
 
 
-def test_a_request_may_have_a_name(tmp_path):
+def test_request_ids_may_be_text(tmp_path):
     page = pl.Series(["x", "x", "y", "y", "y", "y", "z", "z", None, None])
     rows = ROWS.head(10).with_columns(pl.Series("item", list("abcabaabab")), page=page)
     made = data_of(tmp_path, rows, request="page").sequences
@@ -92,7 +92,7 @@ def test_a_request_may_have_a_name(tmp_path):
     assert made.impressions.filter(pl.col("timestamp") >= 4).group_by("request").len()["len"].to_list() == [2, 2]
 
 
-def test_an_impression_beside_the_click_on_its_item_was_not_skipped(tmp_path):
+def test_impressions_beside_a_click_on_the_item_are_not_skipped(tmp_path):
     """As in logs of event types; the columns have the names that such logs have."""
     shown = ROWS.head(10).with_columns(clicked=pl.lit("impression"), page=pl.col("timestamp"))
     clicks = shown.filter(click=1).with_columns(clicked=pl.lit("click"))
@@ -104,13 +104,13 @@ def test_an_impression_beside_the_click_on_its_item_was_not_skipped(tmp_path):
     assert [count for why, count in made.report.left_out().items() if "same request" in why] == [4]
 
 
-def test_only_a_null_reward_of_a_skipped_row_is_filled(tmp_path):
+def test_passed_reward_fills_only_null_rewards_of_skipped_rows(tmp_path):
     made = data_of(tmp_path, passed_reward=-1.0).sequences
     assert made.skipped["reward"].to_list() == [1, -1, -1, 1]
     assert data_of(tmp_path).sequences.skipped["reward"].to_list() == [1, None, None, 1]
 
 
-def test_skipped_rows_are_targets_of_windows_that_ask_for_them(tmp_path):
+def test_skipped_targets_adds_skipped_rows_as_targets(tmp_path):
     data = data_of(tmp_path)
     assert data.training().in_memory().event.tolist() == [1, 5]  # the second choice of either user
     data.skipped_targets = ("train", "test")
@@ -127,7 +127,7 @@ def test_skipped_rows_are_targets_of_windows_that_ask_for_them(tmp_path):
     assert (data.training().event.tolist(), data.training().start.tolist()) == ([7], [1])  # the newest state alone
 
 
-def test_a_chosen_target_is_requested_at_its_own_time_whatever_was_skipped_before(tmp_path):
+def test_chosen_target_has_its_own_request_time_beside_skipped_ones(tmp_path):
     later = {"user": [1, 1], "item": ["c", "b"], "timestamp": [6, 7], "click": [1, 1], "stars": [1, 2]}
     rows = pl.concat(
         [ROWS.filter(pl.struct("item", "timestamp") != {"item": "c", "timestamp": 4}), pl.DataFrame(later)]
@@ -140,7 +140,7 @@ def test_a_chosen_target_is_requested_at_its_own_time_whatever_was_skipped_befor
     assert [of_user[event] for event in (1, 2)] == [2, 4]
 
 
-def test_the_cache_keeps_skipped_rows(tmp_path):
+def test_cache_keeps_skipped_rows(tmp_path):
     first, second = data_of(tmp_path), data_of(tmp_path)
     first.cache = second.cache = str(tmp_path / "cache")
     assert second.sequences.skipped.equals(first.sequences.skipped)
@@ -150,19 +150,19 @@ def test_the_cache_keeps_skipped_rows(tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "place"), [("click >= 0", "every row"), ("click = 7", "no row"), ("click + 1", "not a condition")]
 )
-def test_conditions_that_choose_nothing_or_all_are_refused(tmp_path, chosen, place):
+def test_chosen_that_is_true_for_no_or_every_row_is_refused(tmp_path, chosen, place):
     with pytest.raises(InputError, match=place) as caught:
         data_of(tmp_path, chosen=chosen).sequences  # noqa: B018
     assert caught.value.where == "data.log.chosen"
     assert caught.value.remedy
 
 
-def test_a_request_without_choices_is_refused(tmp_path):
+def test_request_without_chosen_is_refused(tmp_path):
     with pytest.raises(InputError, match="request is set, but chosen is not"):
         data_of(tmp_path, chosen=None, request="page")
 
 
-def test_where_ties_are_together_a_request_is_a_set(tmp_path):
+def test_ties_together_make_a_request_one_tie_group(tmp_path):
     both = ROWS.head(10).with_columns(click=pl.Series([1, 1, 1, 0, 0, 0, 1, 1, 1, 0]))
     data = data_of(tmp_path, both)
     data.ties = "together"

@@ -31,7 +31,7 @@ def test_leave_last_takes_the_last_events_of_each_user(counts, test, validation)
 
 
 @given(st.lists(st.integers(0, 50), min_size=5, max_size=60))
-def test_time_split_tears_no_moment_apart(times):
+def test_time_split_keeps_simultaneous_events_together(times):
     times = sorted(times)
     events = table([0] * len(times), list(range(len(times))), times)
     split = TimeSplit((0.5, 0.8)).assign(events).to_list()
@@ -51,14 +51,14 @@ def test_bad_cuts_are_named(cuts):
         TimeSplit(cuts).assign(table([0, 0, 0], [0, 1, 2], [1, 2, 3]))
 
 
-def test_a_log_without_time_has_no_last_events():
+def test_leave_last_needs_times():
     events = table([0, 0], [0, 1], [1, 2], has_time=False)
     for split in (LeaveLast(), TimeSplit()):
         with pytest.raises(InputError, match="no timestamp"):
             split.assign(events)
 
 
-def test_where_sets_events_aside():
+def test_where_tests_on_events_that_meet_the_condition():
     events = table([0] * 200, list(range(200)), list(range(200)), is_random=[i % 2 == 0 for i in range(200)])
     split = Where("is_random", 0.2).assign(events).to_list()
     assert all((s == TEST) == (i % 2 == 0) for i, s in enumerate(split))
@@ -80,7 +80,7 @@ def test_user_groups_depend_on_the_id_alone():
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)) | st.lists(st.text(max_size=200)))
-def test_hashes_are_those_of_hashlib_id_by_id(raw):
+def test_stable_hash_equals_hashlib(raw):
     """Groups must not change with a version."""
     ids = pl.Series(raw, dtype=pl.Int64 if raw and isinstance(raw[0], int) else pl.String)
     one_by_one = [int.from_bytes(hashlib.blake2b(str(x).encode(), digest_size=6).digest(), "big") / 2**48 for x in raw]
@@ -101,7 +101,7 @@ def test_high_by_quantile_within_bins_uses_training_rows_only():
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])
-def test_an_event_in_no_bin_is_not_high_and_moves_no_limit(nothing):
+def test_events_without_a_bin_are_not_high_and_change_no_limit(nothing):
     duration = [1.0, 1.0, 9.0, 9.0, nothing, nothing]
     frame = pl.DataFrame({"reward": [1.0, 2.0, 30.0, 40.0, 99.0, 35.0], "duration": duration, "split": [TRAIN] * 6})
     high = High(quantile=0.75, within="duration", bins=2).mark(frame).to_list()
@@ -109,7 +109,7 @@ def test_an_event_in_no_bin_is_not_high_and_moves_no_limit(nothing):
 
 
 @pytest.mark.parametrize("reward", [[5.0, 1.0], ["yes", "no"], [2, 0]])
-def test_high_is_a_condition(reward):
+def test_high_expression_marks_events_that_meet_it(reward):
     frame = pl.DataFrame({"reward": reward, "split": [TRAIN] * 2})
     with pytest.raises(InputError, match=r"data\.high\.expression: 'reward' is of type .* not a condition"):
         High("reward").mark(frame)
@@ -128,19 +128,19 @@ def test_high_is_a_condition(reward):
         (RelativeTo, {"column": "length", "bins": 0}, "data.relative_to.bins"),
     ],
 )
-def test_settings_have_ranges(kind, setting, key):
+def test_split_settings_out_of_range_are_refused(kind, setting, key):
     with pytest.raises(InputError) as caught:
         kind(**setting)
     assert caught.value.where == key
 
 
-def test_high_takes_one_rule_not_two():
+def test_high_with_expression_and_quantile_is_refused():
     for rules in ({"expression": "reward >= 4", "quantile": 0.5}, {}):
         with pytest.raises(InputError, match=r"data\.high: "):
             High(**rules)
 
 
-def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():
+def test_high_cannot_read_a_column_named_split():
     frame = pl.DataFrame({"reward": [1.0, 2.0], "split": [0, 1]})
     with pytest.raises(InputError, match="'split = 1' reads split, which recalign reserves for its own columns"):
         High("split = 1").mark(frame)
@@ -150,7 +150,7 @@ def test_the_part_is_not_read_for_a_column_of_the_log_that_is_called_split():
         RelativeTo("split").ranks(frame)
 
 
-def test_a_cut_is_floored_as_the_times_are():
+def test_time_cuts_are_floored_to_the_resolution():
     events = table([0, 0, 0], [0, 1, 2], [0, 86_400, 172_800])  # days; the real times may lie after 16:00
     events = dataclasses.replace(events, resolution=86_400)
     cuts = "1970-01-02T00:00:00+08:00", "1970-01-03T16:00:00+00:00"

@@ -24,7 +24,7 @@ def sequences():
     return build_sequences(table(USERS, ITEMS, TIMES, REWARDS), LeaveLast(1, 1), High("reward >= 4"), UserGroups())
 
 
-def test_the_catalogue_is_what_training_knows(sequences):
+def test_catalogue_holds_items_with_training_events(sequences):
     """Items 1 (validation of user 0), 9 and 7 (tests) were never trained on."""
     assert sequences.items.to_list() == [100, 103, 104]
     assert sequences.num_items == 3
@@ -32,7 +32,7 @@ def test_the_catalogue_is_what_training_knows(sequences):
     assert sequences.items.gather(sequences.item - 1).to_list() == [103, 100, 104, 100, 103, 100]
 
 
-def test_known_events_of_all_users_lie_in_a_row(sequences):
+def test_flat_arrays_hold_the_known_events_of_all_users(sequences):
     assert sequences.offset.tolist() == [0, 3, 6]
     assert sequences.event.tolist() == [0, 1, 2, 5, 6, 7]
     assert sequences.time.tolist() == [0, 1, 2, 0, 1, 2]
@@ -41,7 +41,7 @@ def test_known_events_of_all_users_lie_in_a_row(sequences):
     assert sequences.frame["high"].to_list() == [False, False, False, True, True, False, False, False, True]
 
 
-def test_a_feedback_column_may_have_any_name():
+def test_feedback_columns_may_have_any_name():
     events = table(
         USERS, ITEMS, TIMES, REWARDS, event=list("abcdefghi"), item_id=[7] * 9, known=[True] * 9, split=[5] * 9
     )
@@ -51,7 +51,7 @@ def test_a_feedback_column_may_have_any_name():
         assert named.frame[column].to_list() == plain.frame[column].to_list()
 
 
-def test_digests_tell_logs_and_divisions_apart(sequences):
+def test_digests_differ_between_logs_and_splits(sequences):
     events = table(USERS, ITEMS, TIMES, REWARDS)
     same = build_sequences(events, LeaveLast(1, 1), High("reward >= 4"), UserGroups())
     assert (same.fingerprint, same.catalogue) == (sequences.fingerprint, sequences.catalogue)
@@ -74,14 +74,14 @@ def test_digests_tell_logs_and_divisions_apart(sequences):
         ([3, 3], LeaveLast(1, 1), "no user has two events in the training split"),
     ],
 )
-def test_a_split_that_leaves_nothing_is_refused(counts, split, said):
+def test_empty_splits_are_refused(counts, split, said):
     users = [u for u, n in enumerate(counts) for _ in range(n)]
     items = [i for n in counts for i in range(n)]
     with pytest.raises(InputError, match=f"(?s)data.split: .*{said}"):
         build_sequences(table(users, items, items), split, None, UserGroups())
 
 
-def test_rare_items_are_left_out_of_training_and_counted():
+def test_min_events_removes_rare_items_from_training_and_counts_them():
     """Items 3 and 0 have two training events, item 4 one: its event goes; a test on it would be a miss."""
     events = table(USERS, ITEMS, TIMES, REWARDS)
     events = replace(events, report=Report({"a.csv": 9}, [], 9, []))
@@ -95,7 +95,7 @@ def test_rare_items_are_left_out_of_training_and_counted():
     assert sequences.fingerprint != build_sequences(events, LeaveLast(1, 1), None, UserGroups()).fingerprint
 
 
-def test_events_of_one_second_keep_the_order_of_the_file_where_parts_lie_between(log_root):
+def test_tied_events_in_several_splits_keep_the_file_order(log_root):
     data = small.data_of(EventDataModule, log_root, "tastes", split=Where("rating > 4", 0.2))
     flat = replace(data.sequences, time=np.zeros_like(data.sequences.time))
     flat.time[-1] = -1  # so that there is something to put in order

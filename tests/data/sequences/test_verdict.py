@@ -60,19 +60,19 @@ def early(time):
     return [(*row[:3], time if number % 25 == 0 else row[3]) for number, row in enumerate(rows())]
 
 
-def test_a_sound_log_is_usable(tmp_path):
+def test_verdict_of_a_sound_log_is_usable(tmp_path):
     found = said(tmp_path, rows(users=800))
     assert (str(found), found.word) == ("verdict: usable", "usable")
 
 
-def test_without_rewards_there_is_nothing_to_align_to(tmp_path):
+def test_verdict_warns_of_a_log_without_rewards(tmp_path):
     found = said(tmp_path, rows(), reward=None)
     assert [concern.text for concern in found.concerns] == [
         "no event has a reward: a recommender can be trained, but there is nothing to align it to"
     ]
 
 
-def test_a_reward_that_time_gives_away_is_not_trained_on(tmp_path):
+def test_verdict_stops_at_rewards_leaked_by_times(tmp_path):
     """A purchase follows its view at once, so that a pause tells what the event was."""
 
     def bought(user, step):
@@ -99,7 +99,7 @@ def rare(user, step):
     return 1000 + user if user % 2 and step == 9 else (user + step) % 12
 
 
-def test_a_log_whose_ties_are_together_is_usable(tmp_path):
+def test_verdict_accepts_ties_together(tmp_path):
     sections = audit_log(made_up(tmp_path, rows(users=1000, pause=last_tied), ties="together"))
     assert (sections["test"]["events"], sections["test"][FOLLOWS]) == (3 * 1000, 2 / 3)
     assert sections["split"][READING] == "together"
@@ -137,13 +137,13 @@ def test_a_log_whose_ties_are_together_is_usable(tmp_path):
         ),
     ],
 )
-def test_each_concern_is_said(tmp_path, changed, word, says):
+def test_verdict_states_each_concern(tmp_path, changed, word, says):
     found = said(tmp_path, changed.pop("rows"), **changed)
     assert found.word == word
     assert says in str(found)
 
 
-def test_the_resolution_that_hides_a_reward_is_proposed(tmp_path):
+def test_verdict_proposes_the_resolution_that_hides_a_leak(tmp_path):
     """The best events follow after 90 seconds and not 130: in whole minutes that hardly shows."""
     log = rows(pause=lambda user, step: 90 if mixed(user, step) == 5 else 130)
     text = str(said(tmp_path, log))
@@ -151,7 +151,7 @@ def test_the_resolution_that_hides_a_reward_is_proposed(tmp_path):
 
 
 @pytest.mark.parametrize("share_a", [0.7, 1.0])
-def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a):
+def test_verdict_warns_of_judges_with_few_rewards(tmp_path, share_a):
     """120 users with eight training events each: 144 rewards for each group of judges, about; none are asked for."""
     found = [concern.text for concern in said(tmp_path, rows(), share_a=share_a).concerns]
     assert len(found) == (share_a < 1)
@@ -160,12 +160,12 @@ def test_judges_with_few_rewards_are_said_beforehand(tmp_path, share_a):
     )
 
 
-def test_serious_concerns_come_first():
+def test_verdict_lists_serious_concerns_first():
     found = Verdict([Concern(False, "small"), Concern(True, "large")])
     assert str(found) == "verdict: do not train\n- large\n- small"
 
 
-def test_features_are_counted(tmp_path):
+def test_audit_log_counts_item_features(tmp_path):
     featured.write(tmp_path)
     data = featured.data_of(tmp_path, {"half": "half"}, EventDataModule)
     sections = audit_log(data)
@@ -177,14 +177,14 @@ def test_features_are_counted(tmp_path):
     assert set(sections[LEAKS].values()) == {0}
 
 
-def test_a_leak_is_serious(tmp_path):
+def test_verdict_stops_at_leaks(tmp_path):
     sections = audit_log(made_up(tmp_path, rows(users=800)))
     sections[LEAKS] = {"test events seen in training": 3}
     assert str(verdict(sections, "s")) == "verdict: do not train\n- leak: 3 test events seen in training"
 
 
 @pytest.mark.parametrize("propensity", [None, "chance"])
-def test_random_exposure_without_its_chance_is_a_concern(tmp_path, propensity):
+def test_verdict_warns_of_random_exposure_without_propensity(tmp_path, propensity):
     log = rows(users=800)
     data = made_up(tmp_path, log)
     columns = {"drawn": "rating >= 5", "chance": "0.25 + 0 * rating"}

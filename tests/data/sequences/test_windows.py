@@ -40,7 +40,7 @@ def pairs(sequences, windows, *, bucket=None, known=False):
     return out
 
 
-def test_training_keeps_the_newest_events():
+def test_training_windows_keep_the_newest_events():
     sequences = simple([8], LeaveLast(1, 1))
     found = pairs(sequences, training_windows(sequences, everybody(sequences), 3))
     assert [target for *_, target, _ in found] == [4, 5, 6]
@@ -51,7 +51,7 @@ counts = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 
 
 @given(counts, st.integers(2, 12), st.data())
-def test_targets_read_from_the_log_are_those_in_memory(counts, max_length, data):
+def test_training_windows_take_equals_in_memory(counts, max_length, data):
     sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
     read = training_windows(sequences, everybody(sequences), max_length)
     held, order = read.in_memory(), np.array(data.draw(st.permutations(range(len(read)))), np.int64)
@@ -63,7 +63,7 @@ def test_targets_read_from_the_log_are_those_in_memory(counts, max_length, data)
 
 
 @given(counts, st.integers(2, 12), st.integers(1, 12), st.integers(0, 4))
-def test_every_target_is_predicted_once_from_its_own_past(counts, max_length, test, validation):
+def test_every_target_is_predicted_once_from_its_own_history(counts, max_length, test, validation):
     items = [t % 7 for n in counts for t in range(n)]
     if max(counts) < test + validation + 2 or validation == 0:
         return
@@ -84,7 +84,7 @@ def test_every_target_is_predicted_once_from_its_own_past(counts, max_length, te
 
 
 @given(st.data())
-def test_what_was_seen_is_what_each_users_events_before_the_target_are_of(data: st.DataObject):
+def test_seen_items_are_those_before_each_target(data: st.DataObject):
     counts = [6, *data.draw(st.lists(st.integers(4, 12), max_size=4))]
     drawn = data.draw(st.lists(st.integers(0, 3), min_size=sum(counts) - 6, max_size=sum(counts) - 6))
     sequences = simple(counts, LeaveLast(2, 1), [0, 1, 2, 3, 0, 1, *drawn])
@@ -102,7 +102,7 @@ def test_what_was_seen_is_what_each_users_events_before_the_target_are_of(data: 
     assert set(found) == expected
 
 
-def test_users_without_a_past_are_left_out_and_counted():
+def test_users_without_history_are_left_out_and_counted():
     users = [0] * 6 + [1] * 3 + [2] * 2
     times = [0, 10, 20, 30, 85, 95, 91, 92, 93, 5, 94]
     items = [0, 1, 2, 3, 1, 2, 1, 2, 3, 1, 2]
@@ -114,7 +114,7 @@ def test_users_without_a_past_are_left_out_and_counted():
 
 
 @pytest.mark.parametrize(("known", "asked"), [(False, [0, 10, 20, 30]), (True, [10, 20, 30, 50])])
-def test_the_request_time_is_the_targets_only_where_it_is_known(known, asked):
+def test_request_time_is_that_of_the_target_only_if_known(known, asked):
     sequences = build_sequences(
         table([0] * 6, [0, 1, 2, 3, 0, 1], [0, 10, 20, 30, 50, 90]), LeaveLast(1, 1), None, UserGroups()
     )
@@ -123,14 +123,14 @@ def test_the_request_time_is_the_targets_only_where_it_is_known(known, asked):
     assert batch.request_time_BL.tolist() == [asked]
 
 
-def test_serving_uses_the_whole_log():
+def test_serving_windows_use_the_whole_log():
     sequences = simple([6, 4], LeaveLast(1, 1))
     found = pairs(sequences, serving_windows(sequences, everybody(sequences), 10))
     assert [(u, len(h), t) for u, h, t, _ in found] == [(0, 4, 0), (1, 4, 0)]
 
 
 @given(counts, st.integers(2, 12), st.data())
-def test_targets_that_are_kept_keep_their_histories(counts, max_length, data):
+def test_windows_keep_preserves_histories_of_remaining_targets(counts, max_length, data):
     sequences = simple([n + 3 for n in counts], LeaveLast(1, 1))
     windows = training_windows(sequences, everybody(sequences), max_length).in_memory()
     kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(windows.target), max_size=len(windows.target))))
@@ -149,7 +149,7 @@ PART = st.sampled_from(["validation", "test"])
 
 
 @given(st.lists(st.integers(1, 8), min_size=2, max_size=30), st.integers(1, 40), st.integers(0, 10), PART)
-def test_a_sample_is_of_users_with_events_of_the_part_and_part_of_a_larger_one(counts, number, more, part):
+def test_sample_users_draws_nested_samples_of_users_with_events(counts, number, more, part):
     sequences = simple([6, *counts], LeaveLast(1, 1))
     users = everybody(sequences)
     drawn = sample_users(sequences, users, number, part)
@@ -159,14 +159,14 @@ def test_a_sample_is_of_users_with_events_of_the_part_and_part_of_a_larger_one(c
     assert set(windows.user) == set(np.flatnonzero(drawn))
 
 
-def test_nobody_is_served_without_a_known_event():
+def test_serving_windows_leave_out_users_without_known_events():
     """User 1 has one event, of a test item that training never saw."""
     users, times = [0] * 6 + [1], [0, 10, 20, 30, 85, 95, 96]
     sequences = build_sequences(table(users, [0, 1, 2, 3, 1, 2, 9], times), TimeSplit((0.45, 0.6)), None, UserGroups())
     assert serving_windows(sequences, everybody(sequences), 10).user.tolist() == [0]
 
 
-def test_the_time_and_the_reward_of_a_target_are_its_own():
+def test_windows_hold_time_and_reward_of_each_target():
     sequences = simple([6], LeaveLast(1, 1))  # rewards 1, 2, 3, 4, 5, 1
     trained = training_windows(sequences, everybody(sequences), 10).in_memory()
     assert (trained.time.tolist(), trained.reward.tolist()) == ([10, 20, 30], [2, 3, 4])

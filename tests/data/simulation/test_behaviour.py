@@ -17,7 +17,7 @@ from recalign.data.simulation.people import draw_people
 
 
 @given(users=st.integers(1, 200), most=st.integers(1, 500), fill=st.floats(0, 1), seed=st.integers(0, 2**32))
-def test_activity_adds_up_within_its_bounds(users: int, most: int, fill: float, seed: int) -> None:
+def test_draw_activity_sums_to_the_events_within_its_bounds(users: int, most: int, fill: float, seed: int) -> None:
     events = round(users + fill * users * (most - 1))
     count_U = draw_activity(np.random.default_rng(seed), users, events, most)
     assert count_U.sum() == events
@@ -27,7 +27,7 @@ def test_activity_adds_up_within_its_bounds(users: int, most: int, fill: float, 
 
 @settings(max_examples=50)
 @given(counts=st.lists(st.integers(1, 60), min_size=1, max_size=40), seed=st.integers(0, 2**32))
-def test_a_user_s_events_have_an_order_and_sessions_one_circumstance(counts: list[int], seed: int) -> None:
+def test_draw_times_orders_events_and_sessions_have_one_circumstance(counts: list[int], seed: int) -> None:
     second_N, under_N = draw_times(np.random.default_rng(seed), np.array(counts))
     assert len(second_N) == len(under_N) == sum(counts)
     assert second_N.min() >= 0
@@ -53,7 +53,7 @@ def test_users_arrive_in_the_first_half_and_come_until_the_end() -> None:
     assert changes[pause_N <= 3600].mean() < 0.01  # a few short breaks pass for pauses
 
 
-def test_the_policy_chooses_by_the_formula_of_its_docstring() -> None:
+def test_choose_follows_the_formula_of_its_docstring() -> None:
     """First choices of many users that are all alike, against the softmax worked out by hand."""
     users, items = 20_000, 20
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_the_policy_chooses_by_the_formula_of_its_docstring() -> None:
     assert np.bincount(item_N, minlength=items) / users == pytest.approx(expected_I, abs=0.015)
 
 
-def test_nothing_is_chosen_twice_even_by_who_takes_half_the_catalogue_and_across_blocks() -> None:
+def test_choose_never_repeats_an_item_of_a_user() -> None:
     users, items = BLOCK + 44, 40
     people = draw_people(np.random.default_rng(0), users, items)
     count_U = np.random.default_rng(1).integers(1, 21, size=users)

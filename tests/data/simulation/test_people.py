@@ -8,7 +8,7 @@ from recalign.data.simulation.people import DRIFT, POPULARITY_QUALITY_SHARE, QUA
 
 @settings(max_examples=20, deadline=None)
 @given(users=st.integers(10, 60), items=st.integers(20, 60), seed=st.integers(0, 2**32))
-def test_sizes_are_exact_in_the_smallest_world(users: int, items: int, seed: int) -> None:
+def test_latent_variables_are_standardised_in_the_smallest_world(users: int, items: int, seed: int) -> None:
     people = draw_people(np.random.default_rng(seed), users, items)
     for values in (people.satisfaction_UI, people.fashion_TI, people.affinity_I, people.generosity_U):
         assert values.mean() == pytest.approx(0, abs=1e-4)
@@ -24,7 +24,7 @@ def test_satisfaction_is_quality_and_match_and_no_level_of_the_user() -> None:
     assert (match_UI**2).mean() == pytest.approx(1 - QUALITY_SHARE, abs=0.03)
 
 
-def test_habit_and_occasion_do_not_depend_on_satisfaction_but_fame_does() -> None:
+def test_satisfaction_correlates_with_popularity_only() -> None:
     draws = [draw_people(np.random.default_rng(seed), 50, 2000) for seed in range(5)]
     habit, occasion, fame = [], [], []
     for people in draws:
@@ -52,14 +52,14 @@ def test_fashion_has_a_lasting_part_and_rises_and_falls() -> None:
 
 
 @given(share=st.floats(0, 1))
-def test_a_mixture_keeps_the_variance(share: float) -> None:
+def test_mix_keeps_the_variance(share: float) -> None:
     left, right = np.array([1, 1, -1, -1], np.float32), np.array([1, -1, 1, -1], np.float32)
     mixed = mix(left, right, share)
     assert mixed.var() == pytest.approx(1, rel=1e-5)
     assert (mixed @ left / 4) ** 2 == pytest.approx(share, abs=1e-5)
 
 
-def test_with_drift_what_was_popular_says_less_of_what_will_be() -> None:
+def test_drift_weakens_the_link_of_past_and_future_popularity() -> None:
     alike = []
     for drift in (0.0, 0.03, 0.5, 1.0):
         fashion_TI = draw_people(np.random.default_rng(0), 50, 500, drift).fashion_TI

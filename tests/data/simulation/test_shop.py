@@ -20,7 +20,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, pl.
     return pl.read_csv(file), pl.read_csv(file.with_name("shop-products.csv"))
 
 
-def test_every_event_is_of_a_known_product_with_a_title_of_its_own(written: tuple[pl.DataFrame, pl.DataFrame]):
+def test_every_event_has_a_product_with_a_unique_title(written: tuple[pl.DataFrame, pl.DataFrame]):
     events, products = written
     assert len(events) == 12_000
     assert events["customer"].n_unique() == 400
@@ -31,7 +31,7 @@ def test_every_event_is_of_a_known_product_with_a_title_of_its_own(written: tupl
     assert events["time"].str.to_datetime("%Y-%m-%dT%H:%M:%S%z").is_sorted()
 
 
-def test_customers_have_tastes(written: tuple[pl.DataFrame, pl.DataFrame]):
+def test_stars_of_a_customer_depend_on_the_category(written: tuple[pl.DataFrame, pl.DataFrame]):
     """Stars that a customer's own mean of a category leaves are fewer than those that the category's mean leaves."""
     events, products = written
     rated = events.drop_nulls().join(products, on="product")
@@ -43,21 +43,21 @@ def test_customers_have_tastes(written: tuple[pl.DataFrame, pl.DataFrame]):
     assert wide.select(pl.corr("0", "1")).item() > 0.15
 
 
-def test_another_seed_is_another_shop():
+def test_another_seed_makes_another_shop():
     assert not shop.tables(world.simulate(shop.shop(1)))[0].equals(shop.tables(world.simulate(shop.shop()))[0])
 
 
 @pytest.mark.parametrize(
     ("file", "settings"), [("shop.parquet", {}), ("shop.csv", {"noise": 2.0}), ("shop.csv", {"out": Path("a")})]
 )
-def test_a_shop_takes_a_csv_file_and_a_seed_alone(tmp_path: Path, file: str, settings: dict[str, float]):
+def test_simulate_shop_takes_only_a_csv_file_and_a_seed(tmp_path: Path, file: str, settings: dict[str, float]):
     with pytest.raises(InputError, match="shop"):
         simulate(shop=tmp_path / file, **settings)
     assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("file", ["shop.csv", "shop-products.csv"])
-def test_a_shop_replaces_a_shop_and_no_other_file(tmp_path: Path, file: str):
+def test_simulate_shop_overwrites_only_files_of_a_shop(tmp_path: Path, file: str):
     simulated = world.simulate(world.World(users=20, items=20, events=200))
     for _ in range(2):
         shop.write(simulated, tmp_path / "shop.csv")

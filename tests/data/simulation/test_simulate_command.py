@@ -29,7 +29,7 @@ def run(parser: ArgumentParser, *arguments: str) -> None:
     simulate(**settings)
 
 
-def test_every_setting_of_a_world_is_a_flag_with_its_default_and_its_help(parser: ArgumentParser) -> None:
+def test_simulate_has_an_option_with_help_for_every_setting(parser: ArgumentParser) -> None:
     defaults = parser.get_defaults().as_dict()
     assert defaults["out"] == Path("data")
     assert {field.name: defaults[field.name] for field in fields(World)} == {
@@ -39,7 +39,7 @@ def test_every_setting_of_a_world_is_a_flag_with_its_default_and_its_help(parser
     assert "share of the events without a recorded reward. (type: float, default: 0.1)" in text
 
 
-def test_the_settings_of_a_world_make_it_again(parser: ArgumentParser, tmp_path: Path) -> None:
+def test_written_settings_make_the_same_world(parser: ArgumentParser, tmp_path: Path) -> None:
     run(parser, *SMALL, "--fashion", "1", "--out", str(tmp_path / "first"))
     settings = tmp_path / "first" / "simulated" / "world.yaml"
     run(parser, "--config", str(settings), "--out", str(tmp_path / "second"))
@@ -51,7 +51,7 @@ def small(seed: int = 0) -> Simulated:
     return world.simulate(World(users=20, items=40, events=300, seed=seed))
 
 
-def test_what_is_written_is_what_was_simulated(tmp_path: Path) -> None:
+def test_written_files_equal_the_simulation(tmp_path: Path) -> None:
     simulated = small()
     folder = write(simulated, tmp_path / "new" / "root")
     assert folder == tmp_path / "new" / "root" / "simulated"
@@ -66,7 +66,7 @@ def test_what_is_written_is_what_was_simulated(tmp_path: Path) -> None:
     assert World(**yaml.safe_load((folder / "world.yaml").read_text())) == simulated.world
 
 
-def test_a_world_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_replaces_all_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(small(0), tmp_path)
     before = {name: (folder / name).read_bytes() for name in FILES}
 

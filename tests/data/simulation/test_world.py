@@ -61,13 +61,13 @@ def hidden(simulated: Simulated) -> pl.DataFrame:
     )
 
 
-def test_the_default_has_the_moments_of_ml_100k() -> None:
+def test_default_world_has_the_moments_of_ml_100k() -> None:
     worlds = [moments(simulate(World(seed=seed)).events) for seed in range(5)]
     mean = {name: np.mean([world[name] for world in worlds]) for name in ML_100K}
     assert not {name: mean[name] for name, (value, band) in ML_100K.items() if abs(mean[name] - value) > band}
 
 
-def test_the_log_has_its_columns_and_the_truth_of_its_pairs(default: Simulated) -> None:
+def test_simulated_log_has_its_columns_and_true_rewards(default: Simulated) -> None:
     events = default.events
     assert events.schema == {
         "user": pl.Int64,
@@ -97,7 +97,7 @@ def test_the_log_has_its_columns_and_the_truth_of_its_pairs(default: Simulated) 
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_every_world_keeps_its_promises(data: st.DataObject) -> None:
+def test_simulated_logs_of_any_settings_are_consistent(data: st.DataObject) -> None:
     users, items = data.draw(st.integers(10, 40)), data.draw(st.integers(20, 60))
     events = data.draw(st.integers(100, users * (items // 2)))
     size = st.floats(0, 20)
@@ -122,7 +122,7 @@ def test_every_world_keeps_its_promises(data: st.DataObject) -> None:
     assert log["reward"].drop_nulls().is_finite().all()
 
 
-def test_the_same_seed_makes_the_same_world_and_another_seed_another(default: Simulated) -> None:
+def test_equal_seeds_make_equal_worlds(default: Simulated) -> None:
     again, other = simulate(World()), simulate(World(seed=1))
     assert again.events.equals(default.events)
     assert (again.truth_UI == default.truth_UI).all()
@@ -130,19 +130,19 @@ def test_the_same_seed_makes_the_same_world_and_another_seed_another(default: Si
     assert not np.allclose(other.truth_UI, default.truth_UI)
 
 
-def test_what_people_choose_does_not_depend_on_how_they_rate(default: Simulated) -> None:
+def test_choices_do_not_depend_on_reward_settings(default: Simulated) -> None:
     loud = simulate(World(noise=9, noise_kind="heavy", generosity=3, circumstance=2, signal=0, missing=0.5))
     shown = ["user", "item", "timestamp", "circumstance", "true_reward", "high"]
     assert loud.events.select(shown).equals(default.events.select(shown))
 
 
-def test_with_every_disturbance_off_the_reward_is_the_truth() -> None:
+def test_reward_without_disturbances_is_the_true_reward() -> None:
     events = simulate(World(noise=0, generosity=0, circumstance=0, missing=0)).events
     assert events["reward"].null_count() == 0
     assert events["reward"].to_numpy() == pytest.approx(events["true_reward"].to_numpy(), abs=1e-12)
 
 
-def test_observed_rewards_average_to_the_truth_once_generosity_is_taken_off(default: Simulated) -> None:
+def test_rewards_without_generosity_average_to_the_truth(default: Simulated) -> None:
     world, people = default.world, default.people
     events = hidden(default).drop_nulls("reward")
     rest = events["added"].to_numpy() - world.generosity * people.generosity_U[events["row"].to_numpy()]
@@ -167,7 +167,7 @@ def test_noise_of_each_kind_has_its_size_and_its_shape(kind: str) -> None:
     assert (hot > 2 * dull) == (kind == "fashion")
 
 
-def test_signal_is_how_much_of_the_truth_a_reward_shows() -> None:
+def test_signal_scales_the_true_reward() -> None:
     def shown(signal: float) -> tuple[float, float]:
         events = simulate(World(signal=signal, circumstance=0)).events.drop_nulls("reward")
         truth, reward = events["true_reward"].to_numpy(), events["reward"].to_numpy()
@@ -179,7 +179,7 @@ def test_signal_is_how_much_of_the_truth_a_reward_shows() -> None:
         assert spread > 0.5  # the truth itself stays
 
 
-def test_habit_makes_a_user_repeat_a_narrow_part_of_the_catalogue() -> None:
+def test_habit_narrows_the_items_of_a_user() -> None:
     def likeness(habit: float) -> float:
         simulated = simulate(World(habit=habit))
         ordered = hidden(simulated).sort("user", "timestamp")
@@ -192,7 +192,7 @@ def test_habit_makes_a_user_repeat_a_narrow_part_of_the_catalogue() -> None:
     assert 0.2 < likeness(5) < likeness(10)
 
 
-def test_fashion_makes_few_items_popular_and_those_that_are_in_fashion() -> None:
+def test_fashion_concentrates_choices_on_items_in_fashion() -> None:
     def followed(fashion: float) -> tuple[float, float]:
         simulated = simulate(World(fashion=fashion))
         events = hidden(simulated)
@@ -206,7 +206,7 @@ def test_fashion_makes_few_items_popular_and_those_that_are_in_fashion() -> None
     assert some > 0.05
 
 
-def test_confounding_brings_circumstance_and_items_together() -> None:
+def test_confounding_ties_items_to_the_circumstance() -> None:
     """The mean reward of an item is then off by the circumstance that it is seen in."""
 
     def bias(confounding: float) -> tuple[float, float]:
@@ -226,7 +226,7 @@ def test_confounding_brings_circumstance_and_items_together() -> None:
     assert towards > 0.7
 
 
-def test_random_exposure_is_uniform_over_what_the_user_has_not_had() -> None:
+def test_random_exposure_is_uniform_over_new_items() -> None:
     simulated = simulate(World(random=0.3, missing=0))
     events = hidden(simulated).sort("user", "timestamp")
     events = events.with_columns(had=pl.int_range(pl.len()).over("user"))
@@ -255,7 +255,7 @@ def test_random_exposure_is_uniform_over_what_the_user_has_not_had() -> None:
         ({"seed": -1}, "seed"),
     ],
 )
-def test_settings_that_make_no_world_are_named(setting: dict[str, float], key: str) -> None:
+def test_world_settings_out_of_range_are_refused(setting: dict[str, float], key: str) -> None:
     with pytest.raises(InputError, match=f"^{key}: ") as caught:
         World(**setting)  # type: ignore[arg-type]
     assert caught.value.remedy
