@@ -143,7 +143,7 @@ def test_a_mapping_sets_what_the_same_words_set():
     for settings in (nested | split, {"model.learning_rate": "0.5", "data.log.user": "who", **split}):
         stage = parse_stage(["fit", "--config", "toy.yaml"], settings)
         assert stage.config == parse(*words)
-        assert parse_stage(stage.words).config == stage.config  # the line that runs it alone
+        assert parse_stage(stage.argv).config == stage.config  # the line that runs it alone
 
 
 FILES = {

@@ -129,6 +129,6 @@ def test_a_checkpoint_of_another_network_is_refused_before_a_finished_run_is_set
 ):
     torch.save({"state_dict": {}, "recipes": {held: {}}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match=f"data.x: the checkpoint .* holds no {wanted}"):
-        upstream.require(
+        upstream.require_upstreams(
             [upstream.Upstream("data", "x", stage, tmp_path / "other.ckpt", True)], RunFolder(tmp_path), "small"
         )

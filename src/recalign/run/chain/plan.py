@@ -30,7 +30,7 @@ from recalign.reward import RewardData
 from recalign.run import configs
 from recalign.run.chain.experiment import Chain
 from recalign.run.chain.steps import Results, step_name
-from recalign.run.stage import Stage, TrainedStage, parse_stage
+from recalign.run.stage import FinishedRun, Stage, parse_stage
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import set_keys
 from recalign.run.stage.upstream import TOKENS
@@ -253,7 +253,7 @@ class Plan:
         raise InputError(f"there is no method {stage!r}", where=where, remedy=remedy)
 
 
-def train(stage: Stage, verbose: bool = False) -> TrainedStage:
+def train(stage: Stage, verbose: bool = False) -> FinishedRun:
     """Run a stage, unless its finished run is up to date."""
     with quiet():
         return get_or_make(replace(stage, verbose=verbose), echo)
@@ -264,7 +264,7 @@ def base_checkpoints(results: Results, seed: int) -> BaseCheckpoints:
     return BaseCheckpoints(*(results[step_name(stage, seed)].checkpoint for stage in BASE_STAGES))
 
 
-def method_run(trained: TrainedStage, method: str, row: TableRow) -> MethodRun:
+def method_run(trained: FinishedRun, method: str, row: TableRow) -> MethodRun:
     """A trained method to evaluate, with its training cost and, for a placebo, how much of its signal is left."""
     content = read_checkpoint(trained.checkpoint)
     facts = content["facts"]

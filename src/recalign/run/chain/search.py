@@ -132,7 +132,7 @@ def require_optuna() -> Any:
 def trial(stage: Stage, name: str, group: str) -> Stage:
     """The same run as a trial: in ``<stage>/<group>/<name>/``, from the same checkpoints."""
     run = {"name": name, "root": stage.folder.path.parent, "chain": group}
-    return parse_stage(stage.words, {one.key: one.path for one in stage.upstream}, {"run": run})
+    return parse_stage(stage.argv, {one.key: one.path for one in stage.upstream}, {"run": run})
 
 
 def run_trial(attempt: Callable[[], Outcome]) -> Outcome | InputError | TrainingError:

@@ -23,7 +23,7 @@ from recalign.files import write_text
 from recalign.run import configs
 from recalign.run.chain.plan import Settings, train
 from recalign.run.chain.search import Spaces, line, run_trial, trial
-from recalign.run.stage import Stage, TrainedStage, parse_stage, upstream
+from recalign.run.stage import FinishedRun, Stage, parse_stage, upstream
 from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.loggers import BEST
 from recalign.run.stage.settings import instantiated, parse_call, set_keys
@@ -77,14 +77,14 @@ def tune(argv: Sequence[str]) -> Path:
     require_positive("", vars(how), "trials")
     spaces, stage = Spaces(configs.find(how.space or "search")), parse_stage(["fit", *of_stage])
     if any(one.path is None for one in stage.upstream):
-        upstream.require(stage.upstream, stage.folder, stage.log)  # raises: says what to run first
+        upstream.require_upstreams(stage.upstream, stage.folder, stage.log)  # raises: says what to run first
     checkpoint = stage.config["checkpoint"]
     metric = how.metric or checkpoint["monitor"] or SELECT
     goal = how.goal or {**BEST, SELECT: "max", checkpoint["monitor"]: checkpoint["mode"]}.get(metric)
     if goal is None:
         raise InputError(f"which values of {metric} are better?", where="goal", remedy="add --goal max or min")
     if metric == SELECT and "SelectionValue" not in str(stage.config["trainer"]["callbacks"]):
-        stage = parse_stage(stage.words, {"trainer": {"callbacks+": _selection_value(stage)}})
+        stage = parse_stage(stage.argv, {"trainer": {"callbacks+": _selection_value(stage)}})
     settings = _settings(spaces, stage, of_stage, how.trials)
     folder = stage.folder.path.parent / FOLDER
     with quiet(), locked(folder, "tuning", "let it finish, or tune in another --run.root"):
@@ -95,7 +95,7 @@ def tune(argv: Sequence[str]) -> Path:
             if isinstance(run, Exception):
                 echo(f"  cannot be trained: {run}")
             outcomes.append(
-                best_value(run.folder / "metrics.csv", metric, goal) if isinstance(run, TrainedStage) else run
+                best_value(run.folder / "metrics.csv", metric, goal) if isinstance(run, FinishedRun) else run
             )
     values = {number: value for number, value in enumerate(outcomes) if isinstance(value, float)}
     if not values:
@@ -126,8 +126,8 @@ def _settings(spaces: Spaces, stage: Stage, words: Sequence[str], trials: int) -
     return settings
 
 
-def _train(stage: Stage, number: int, settings: Settings) -> TrainedStage:
-    return train(trial(parse_stage(stage.words, settings), f"trial-{number}", FOLDER))
+def _train(stage: Stage, number: int, settings: Settings) -> FinishedRun:
+    return train(trial(parse_stage(stage.argv, settings), f"trial-{number}", FOLDER))
 
 
 def best_value(file: Path, metric: str, goal: str) -> float:

@@ -2,6 +2,6 @@
 
 from recalign.run.stage.command import Stage, parse_stage
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
-from recalign.run.stage.stage import StageResult, TrainedStage, run_stage
+from recalign.run.stage.stage import FinishedRun, StageResult, run_stage
 
-__all__ = ["Manifest", "RunConfig", "RunFolder", "Stage", "StageResult", "TrainedStage", "parse_stage", "run_stage"]
+__all__ = ["FinishedRun", "Manifest", "RunConfig", "RunFolder", "Stage", "StageResult", "parse_stage", "run_stage"]

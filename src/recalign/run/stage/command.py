@@ -35,13 +35,13 @@ from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder
 from recalign.run.stage.lightning_cli import EvaluatedPolicy, StageCLI
 from recalign.run.stage.parsed import ParsedStage
-from recalign.run.stage.stage import TrainedStage, run_stage
+from recalign.run.stage.stage import FinishedRun, run_stage
 from recalign.run.words import imported, to_argv
 from recalign.workers import locked, torch_threads
 
 OPTIONAL = ("optimizer", "lr_scheduler", "early_stopping", "threads")
 """A configuration has these keys only if they are given."""
-GONE = re.compile("gloo|NCCL|process group|Timed out|Connection|pair closure")
+LOST_PROCESS = re.compile("gloo|NCCL|process group|Timed out|Connection|pair closure")
 """Matches torch's errors when communication between processes fails."""
 
 
@@ -58,16 +58,16 @@ class Stage(ParsedStage):
     callbacks: tuple[Callback, ...] = ()
     verbose: bool = False
 
-    def make(self) -> TrainedStage:
+    def make(self) -> FinishedRun:
         """Train in this process; for several processes, by a command, which Lightning starts once for each."""
         if self.verbose:
-            echo(f"  {self.command}")
+            echo(f"  {self.command_line}")
         if self.bare_trainer().world_size == 1:
             run_stage(self, *self.callbacks)
-        elif code := subprocess.run([sys.executable, "-m", "recalign", *self.words], check=False).returncode:
+        elif code := subprocess.run([sys.executable, "-m", "recalign", *self.argv], check=False).returncode:
             # 2 and 3 may be due to the settings: refused, or training that cannot go on. A kill or a bug is not.
             cause = None if code in (2, 3) else ChildProcessError(f"exit code {code}")
-            raise TrainingError(f"exit code {code} of: {self.command}") from cause
+            raise TrainingError(f"exit code {code} of: {self.command_line}") from cause
         trained = self.load()
         if self.verbose:
             echo(f"  {trained.seconds:.0f} s, {trained.checkpoint}")
@@ -77,7 +77,7 @@ class Stage(ParsedStage):
     def prepared(self) -> Iterator[None]:
         with exclusive(), quiet(), _errors_of_settings():
             threads = self._threads(self.bare_trainer())  # this refuses devices that do not exist
-            checks.checkpoints(self)
+            checks.require_loadable(self)
             remedy = "let it finish, or give this run another --run.name"
             writes = self.training and is_rank_zero()
             with locked(self.folder.path, "training", remedy) if writes else nullcontext(), torch_threads(threads):
@@ -85,15 +85,17 @@ class Stage(ParsedStage):
 
     def _threads(self, trainer: Trainer) -> int:
         """Torch threads: as given, else as in the run to continue, else the idle cores (one CPU process), else all."""
-        most, given = torch.get_num_threads(), self.config.get("threads")
-        if given or (self.training and self.in_place and self.continued and self.continued.threads):
-            return given or min(most, self.continued.threads)  # type: ignore[union-attr]
-        alone = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
-        return free_threads(most) if alone else most
+        available = torch.get_num_threads()
+        if given := self.config.get("threads"):
+            return given
+        if self.training and self.in_place and self.continued and self.continued.threads:
+            return min(available, self.continued.threads)
+        one_cpu_process = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
+        return free_threads(available) if one_cpu_process else available
 
     def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:
         trainer, model, data = StageCLI.build(self, callbacks)
-        checks.built(self, model, data, trainer)
+        checks.require_fitting(self, model, data, trainer)
         return trainer, model, data, None if isinstance(model, EvaluatedPolicy) else self.checkpoint  # loaded already
 
     @contextmanager
@@ -104,11 +106,11 @@ class Stage(ParsedStage):
             except SIGTERMException:
                 raise
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
-                goes_on = self.training and self.folder.last.is_file()  # for `test` it would be the file to evaluate
-                again = "add --ckpt_path last to go on" if goes_on else "run the same command again"
-                raise KeyboardInterrupt(again) from stop
+                resumable = self.training and self.folder.last.is_file()  # for `test` it would be the file to evaluate
+                remedy = "add --ckpt_path last to go on" if resumable else "run the same command again"
+                raise KeyboardInterrupt(remedy) from stop
             except RuntimeError as error:
-                if trainer.world_size == 1 or not GONE.search(str(error)):
+                if trainer.world_size == 1 or not LOST_PROCESS.search(str(error)):
                     raise
                 for process in getattr(trainer.strategy.launcher, "procs", []):
                     process.kill()  # a suspended one would stay for ever
@@ -168,10 +170,10 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
     Raises:
         InputError: a key, value, class or file that does not exist, with the nearest that does.
     """
-    command, *_ = words
-    line = [*words, *chain.from_iterable(map(to_argv, settings))]
+    verb = words[0]
+    argv = [*words, *chain.from_iterable(map(to_argv, settings))]
     with quiet():
-        config, variables = StageCLI.parse(line)
+        config, variables = StageCLI.parse(argv)
     for module in config["run"]["imports"]:
         try:
             importlib.import_module(module)
@@ -179,27 +181,27 @@ def parse_stage(words: Sequence[str], *settings: Mapping[str, Any]) -> Stage:
             raise InputError(str(error), where="run.imports", remedy="name modules that can be imported") from error
     require_named(config["data"]["init_args"]["log"], variables)
     _fill_defaults(config)
-    checks.settings(config, training=command == "fit")
+    checks.require_valid_settings(config, training=verb == "fit")
     trial = os.environ.get("WANDB_RUN_ID", "") if "WANDB_SWEEP_ID" in os.environ else ""
-    if command == "fit" and trial and not config["run"]["name"].endswith(f"-{trial}"):  # its own folder
+    if verb == "fit" and trial and not config["run"]["name"].endswith(f"-{trial}"):  # its own folder
         config["run"]["name"] += f"-{trial}"
     data, log = config["data"]["init_args"], config["data"]["init_args"]["log"]["name"]
     folder = RunFolder.of(RunConfig(**config["run"]), log, config["seed_everything"])
-    checkpoint = checks.find_checkpoint(config["ckpt_path"], folder, command)
-    own = _run_of(checkpoint, folder) if checkpoint else None
-    if own:
-        upstream.relocate_ids(data, own.path)
-    if own and command != "fit" and own.config.is_file():
-        folder = own  # evaluations go to the run's own folder, wherever that was moved
-    continued = Manifest.read(own) if own else None
-    found = upstream.declared(config, continued)
-    if command != "fit" and issubclass(imported(config["model"]["class_path"]), PolicyModule):  # its weights are enough
-        for one in found:
-            del config[one.part]["init_args"][one.argument]
-        found = []
-    upstream.resolve(config, found, folder, log)
+    checkpoint = checks.checkpoint_path(config["ckpt_path"], folder, verb)
+    writer = _run_of(checkpoint, folder) if checkpoint else None
+    if writer:
+        upstream.relocate_ids(data, writer.path)
+    if writer and verb != "fit" and writer.config.is_file():
+        folder = writer  # evaluations go to the run's own folder, wherever that was moved
+    continued = Manifest.read(writer) if writer else None
+    upstreams = upstream.declared(config, continued)
+    if verb != "fit" and issubclass(imported(config["model"]["class_path"]), PolicyModule):  # its weights are enough
+        for source in upstreams:
+            del config[source.part]["init_args"][source.argument]
+        upstreams = []
+    upstream.resolve(config, upstreams, folder, log)
     config = {key: value for key, value in config.items() if value is not None or key not in OPTIONAL}
-    stage = Stage(line, config, folder, checkpoint, continued, found, variables)
+    stage = Stage(argv, config, folder, checkpoint, continued, upstreams, variables)
     if stage.in_place:
         config["ckpt_path"] = None  # config.yaml repeats the whole run, not its last part
     return stage
@@ -217,9 +219,9 @@ def _fill_defaults(config: dict[str, Any]) -> None:
 
 def _run_of(checkpoint: Path, folder: RunFolder) -> RunFolder | None:
     """The run that wrote a checkpoint, if it has a manifest: ``folder``, or another that has it in checkpoints/."""
-    own = RunFolder(checkpoint.parent.parent)
-    ours = own.path.resolve() == folder.path.resolve() or checkpoint.parent == own.checkpoints
-    return own if ours and own.manifest.is_file() else None
+    run = RunFolder(checkpoint.parent.parent)
+    is_writer = run.path.resolve() == folder.path.resolve() or checkpoint.parent == run.checkpoints
+    return run if is_writer and run.manifest.is_file() else None
 
 
 def run_command(words: Sequence[str]) -> None:

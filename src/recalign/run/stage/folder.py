@@ -88,9 +88,9 @@ class RunFolder:
         """The checkpoint for the next stage: the best one, else the last one, else None."""
         return next((path for path in (self.best, self.last) if path.is_file()), None)
 
-    def figures(self, subcommand: str) -> Path:
-        """The CSV file of a subcommand's figures."""
-        return self.path / ("metrics.csv" if subcommand == "fit" else f"{subcommand}.csv")
+    def figures(self, verb: str) -> Path:
+        """The CSV file of the metrics of a `fit`, `validate`, `test` or `predict`."""
+        return self.path / ("metrics.csv" if verb == "fit" else f"{verb}.csv")
 
     def start_afresh(self) -> None:
         """Empty the folder: a run that had a checkpoint is kept beside it as ``seed-<n>.previous``.

@@ -18,17 +18,20 @@ from recalign.run.stage import upstream
 from recalign.run.stage.console import quiet
 from recalign.run.stage.folder import Manifest, RunConfig, RunFolder, run_key
 from recalign.run.stage.settings import constructing
-from recalign.run.stage.stage import AbstractStage, TrainedStage
+from recalign.run.stage.stage import FinishedRun
 from recalign.run.words import without_values
 
 
 @dataclass(frozen=True)
-class ParsedStage(AbstractStage):
+class ParsedStage:
     """A parsed command: its settings, run folder and upstream checkpoints, as far as they are known before it runs.
 
-    Its run is cached, and made again when anything that determines it changes (`recalign.artifacts.Artifact`).
+    `recalign.run.stage.command.Stage` adds how it runs. Its run is cached, and made again when anything that determines
+    it changes (`recalign.artifacts.Artifact`).
 
     Attributes:
+        argv: the arguments after ``recalign`` that run it alone.
+        config: every setting, by nested key.
         folder: the run folder; it need not exist.
         checkpoint: the file to load: to continue a ``fit``, or for the others to evaluate.
         continued: the manifest of the run that wrote the checkpoint.
@@ -36,6 +39,8 @@ class ParsedStage(AbstractStage):
         variables: names of the environment variables that settings name (``${oc.env:NAME}``).
     """
 
+    argv: list[str]
+    config: dict[str, Any]
     folder: RunFolder
     checkpoint: Path | None
     continued: Manifest | None
@@ -43,9 +48,18 @@ class ParsedStage(AbstractStage):
     variables: frozenset[str] = frozenset()
 
     @property
-    def command(self) -> str:
+    def verb(self) -> str:
+        """``fit``, ``validate``, ``test`` or ``predict``."""
+        return self.argv[0]
+
+    @property
+    def command_line(self) -> str:
         """The line that runs it alone."""
-        return shlex.join(["recalign", *self.words])
+        return shlex.join(["recalign", *self.argv])
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed_everything"]
 
     @property
     def name(self) -> str:
@@ -62,7 +76,7 @@ class ParsedStage(AbstractStage):
 
     @property
     def training(self) -> bool:
-        return self.subcommand == "fit"
+        return self.verb == "fit"
 
     @property
     def in_place(self) -> bool:
@@ -90,12 +104,12 @@ class ParsedStage(AbstractStage):
         manifest = Manifest.read(self.folder) if all(one.path for one in self.upstream) else None
         return manifest.state(self.folder, self.key()) if manifest else State()
 
-    def load(self) -> TrainedStage:
+    def load(self) -> FinishedRun:
         """The finished run in the run folder."""
         manifest = Manifest.read(self.folder)
         assert manifest is not None
         reads = any(key.endswith("reward_model") for key in manifest.upstream)
-        return TrainedStage(self.folder.path, self.folder.path / str(manifest.checkpoint), manifest.seconds, reads)
+        return FinishedRun(self.folder.path, self.folder.path / str(manifest.checkpoint), manifest.seconds, reads)
 
     def bare_trainer(self) -> Trainer:
         """A trainer with the configured devices, and nothing else configured.

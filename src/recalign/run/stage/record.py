@@ -39,7 +39,7 @@ def recorded_run(stage: ParsedStage, trainer: Trainer, data: LightningDataModule
         yield
         if stage.training:
             _end(folder, manifest, began)
-        elif stage.subcommand == "test":
+        elif stage.verb == "test":
             record_trust(folder, started)
         code = 0
     except BaseException as error:
@@ -63,7 +63,7 @@ def _begin(stage: ParsedStage, data: LightningDataModule) -> Manifest:
         stage=stage.run.name,
         log=stage.log,
         seed=stage.seed,
-        command=stage.command,
+        command=stage.command_line,
         key=key,
         fingerprint=key["data"],
         users=asdict(cohort) if cohort else None,
@@ -87,18 +87,18 @@ def _begin(stage: ParsedStage, data: LightningDataModule) -> Manifest:
 
 def _loggers(stage: ParsedStage, manifest: Manifest, own: list[Logger]) -> list[Logger]:
     """CSV, the user's own loggers, and W&B unless it is among them or ``trainer.logger`` is false."""
-    path = stage.folder.figures(stage.subcommand)
+    path = stage.folder.figures(stage.verb)
     if not stage.training and is_rank_zero():
         path.unlink(missing_ok=True)
     found: list[Logger] = [CSVLog(path), *own]
-    wanted = stage.config["trainer"]["logger"] is not False and stage.subcommand != "predict"
+    wanted = stage.config["trainer"]["logger"] is not False and stage.verb != "predict"
     if wanted and not any(isinstance(logger, WandbLogger) for logger in own):
         chain, name = stage.folder.chain_and_stage
         log = wandb_log(
             stage.folder.path,
             id=manifest.wandb_id if stage.training else None,
             group=chain,
-            job_type=name if stage.training else f"{name}-{stage.subcommand}",
+            job_type=name if stage.training else f"{name}-{stage.verb}",
             name=f"{name}/seed-{stage.seed}",
             config=stage.shareable,
         )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 
 @dataclass(frozen=True)
-class TrainedStage:
-    """A stage that has run.
+class FinishedRun:
+    """A finished `fit`, as its run folder records it.
 
     Attributes:
         folder: its run folder.
@@ -30,32 +29,19 @@ class TrainedStage:
     reads_reward_model: bool
 
 
-@dataclass(frozen=True)
-class AbstractStage(ABC):
-    """A stage whose command was parsed (`recalign.run.stage.parse_stage`).
-
-    Attributes:
-        words: the command line after ``recalign`` that runs it alone.
-        config: every setting, by nested key.
-    """
-
-    words: list[str]
-    config: dict[str, Any]
+class RunnableStage(Protocol):
+    """The steps of `run_stage`, which `recalign.run.stage.command.Stage` implements."""
 
     @property
-    def subcommand(self) -> str:
+    def verb(self) -> str:
         """``fit``, ``validate``, ``test`` or ``predict``."""
-        return self.words[0]
 
     @property
-    def seed(self) -> int:
-        return self.config["seed_everything"]
+    def seed(self) -> int: ...
 
-    @abstractmethod
     def prepared(self) -> AbstractContextManager[None]:
         """Refuse what cannot run; inside the context, the run folder is locked, and errors name settings."""
 
-    @abstractmethod
     def build(self, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, LightningDataModule, Path | None]:
         """Make what the settings describe, and refuse what does not fit together.
 
@@ -66,18 +52,16 @@ class AbstractStage(ABC):
             Trainer, model, data, and the checkpoint to load into them, or None.
         """
 
-    @abstractmethod
     def recorded(self, trainer: Trainer, data: LightningDataModule) -> AbstractContextManager[None]:
         """Write configuration, metrics and manifest to the run folder; the manifest records how the context ended."""
 
-    @abstractmethod
     def result(self) -> Path | None:
         """The best checkpoint of a `fit`; for other commands, the checkpoint that was loaded."""
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """A stage that has run in this process: its objects, and the checkpoint (`AbstractStage.result`)."""
+    """A command that has run in this process: its objects, and the checkpoint (`RunnableStage.result`)."""
 
     checkpoint: Path | None
     trainer: Trainer
@@ -85,7 +69,7 @@ class StageResult:
     datamodule: LightningDataModule
 
 
-def run_stage(stage: AbstractStage, *callbacks: Callback) -> StageResult:
+def run_stage(stage: RunnableStage, *callbacks: Callback) -> StageResult:
     """Run ``recalign fit|validate|test|predict`` in this process.
 
     Args:
@@ -100,7 +84,7 @@ def run_stage(stage: AbstractStage, *callbacks: Callback) -> StageResult:
         seed_everything(stage.seed, workers=True, verbose=False)
         trainer, model, data, checkpoint = stage.build(callbacks)
         with stage.recorded(trainer, data):
-            more = {"return_predictions": False} if stage.subcommand == "predict" else {}  # written as they come
-            run = getattr(trainer, stage.subcommand)
-            run(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, **more)
+            options = {"return_predictions": False} if stage.verb == "predict" else {}  # written as they come
+            run = getattr(trainer, stage.verb)
+            run(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, **options)
     return StageResult(stage.result(), trainer, model, data)

@@ -29,14 +29,14 @@ class ParsedTokens:
     """A parsed `recalign tokenize` command (`recalign.artifacts.Artifact`), resolved as far as possible before it runs.
 
     Attributes:
-        words: the command line after ``recalign tokenize``.
+        argv: the arguments after ``recalign tokenize``.
         config: all settings, as plain values.
         settings: the arguments of `tokenize`, classes instantiated.
         folder: the run folder; it need not exist.
         verbose: whether to print the command before it runs.
     """
 
-    words: Sequence[str]
+    argv: Sequence[str]
     config: dict[str, Any]
     settings: dict[str, Any]
     folder: RunFolder
@@ -47,9 +47,9 @@ class ParsedTokens:
         return str(self.folder.path)
 
     @property
-    def command(self) -> str:
+    def command_line(self) -> str:
         """The line that runs it alone."""
-        return shlex.join(["recalign", "tokenize", *self.words])
+        return shlex.join(["recalign", "tokenize", *self.argv])
 
     def key(self) -> dict[str, Any]:
         """All that determines the ids and their report: settings, data, the vectors' files, code."""
@@ -71,13 +71,13 @@ class ParsedTokens:
     def make(self) -> Path:
         """Make the ids, record how, and return the path of codes.parquet. Raises what `tokenize` raises."""
         if self.verbose:
-            echo(f"  {self.command}")
+            echo(f"  {self.command_line}")
         data, began = self.settings["data"], time.monotonic()
         manifest = Manifest.begin(
             stage=TOKENS,
             log=data.log_.name,
             seed=self.config["seed"],
-            command=self.command,
+            command=self.command_line,
             key=self.key(),
             fingerprint=data.fingerprint,
         )

@@ -103,7 +103,7 @@ def relocate_ids(given: Any, run: Path) -> None:
             given[GROWS_FROM] = str(beside)
 
 
-def require(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
+def require_upstreams(upstreams: list[Upstream], folder: RunFolder, log: str) -> None:
     """Refuse missing, damaged or wrong checkpoints, before a finished run is set aside. Print which are used.
 
     Raises:
