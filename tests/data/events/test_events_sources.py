@@ -72,14 +72,39 @@ def test_hive_partitions_become_columns(tmp_path):
     assert fingerprint(log, root, "rating") != table.fingerprint
 
 
-def test_ids_in_hive_paths_keep_leading_zeros(tmp_path):
+@pytest.mark.parametrize("entry", ["log", "log/user=*", "log/*/day=01", "log/**/*.parquet"])
+@pytest.mark.parametrize(
+    ("users", "found"),
+    [
+        (["007", "7", "b%20c"], ["007", "7", "b c"]),
+        (["1e3", "1000"], ["1000", "1e3"]),
+        (["1.0", "1"], ["1", "1.0"]),
+        (["8", "-12", "7"], [-12, 7, 8]),
+    ],
+)
+def test_ids_in_hive_paths_stay_as_they_are_written(tmp_path, entry, users, found):
     """As in text: user 007 is not user 7. Other columns are what Polars takes them for."""
-    for user in ("007", "7", "b%20c"):
-        (folder := tmp_path / f"log/user={user}/day=01").mkdir(parents=True)
+    root = tmp_path / "item=2"  # no column: above the log
+    for user in users:
+        (folder := root / f"log/user={user}/day=01/a=b=c").mkdir(parents=True)
         ROWS.drop("user").write_parquet(folder / "part-0.parquet")
-    table = load_events(LogMapping("t", ["log"], where="day = 1"), tmp_path, "rating")
-    assert table.users.to_list() == ["007", "7", "b c"]
-    assert table.frame.height == 3 * ROWS.height
+    table = load_events(LogMapping("t", [entry], where="day = 1"), root, "rating")
+    assert table.users.to_list() == found
+    assert (table.frame.height, len(table.items)) == (len(users) * ROWS.height, 12)
+
+
+@pytest.mark.parametrize("entry", ["log", "log/*"])
+@pytest.mark.parametrize(("folder", "own", "right"), [("5", 5.0, True), ("5", 5.5, False), ("x", "y", False)])
+def test_a_hive_column_that_differs_from_the_files_own_is_refused(tmp_path, entry, folder, own, right):
+    """Writers may keep the columns by which they partition."""
+    (tmp_path / f"log/shelf={folder}").mkdir(parents=True)
+    ROWS.with_columns(shelf=pl.lit(own)).write_parquet(tmp_path / f"log/shelf={folder}/part-0.parquet")
+    log = LogMapping("t", [entry])
+    if right:
+        assert load_events(log, tmp_path, "rating").frame["shelf"].unique().to_list() == [own]
+    else:
+        with pytest.raises(InputError, match=f"log.*: the column shelf is '?{own}'? in a file, but .* in its path"):
+            load_events(log, tmp_path, "rating")
 
 
 def test_hidden_folders_beside_partitions_are_refused(tmp_path):
@@ -168,11 +193,11 @@ def test_folders_and_patterns_at_an_object_store_are_read(bucket, tmp_path):
 
 def test_hidden_folders_at_an_object_store_are_refused_and_ids_keep_zeros(bucket, tmp_path):
     for user in ("007", "7"):
-        put(bucket, f"users/user={user}/a.parquet", ROWS.drop("user"), tmp_path)
-    assert load_events(LogMapping("t", ["s3://logs/users"]), None, "rating").users.to_list() == ["007", "7"]
-    put(bucket, "users/_temporary/user=7/a.parquet", ROWS.drop("user"), tmp_path)
+        put(bucket, f"k=9/users/user={user}/a.parquet", ROWS.drop("user"), tmp_path)
+    assert load_events(LogMapping("t", ["s3://logs/k=9/users"]), None, "rating").users.to_list() == ["007", "7"]
+    put(bucket, "k=9/users/_temporary/user=7/a.parquet", ROWS.drop("user"), tmp_path)
     with pytest.raises(InputError, match=r"hidden folder .*: _temporary/user=7/a\.parquet"):
-        read(LogMapping("t", ["s3://logs/users"]))
+        read(LogMapping("t", ["s3://logs/k=9/users"]))
 
 
 def test_names_with_wildcards_at_an_object_store_are_read_literally(bucket, tmp_path):

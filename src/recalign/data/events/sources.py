@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +60,9 @@ CLIENT = ("proxy_", "timeout", "connect_timeout", "allow_invalid_", "user_agent"
 DIGEST_ROWS = 100
 """Rows at each end of a table that identify it if the store has no ETag or time (``hf://``)."""
 
+WHOLE, NO_VALUE = re.compile(r"0|-?[1-9]\d*|__HIVE_DEFAULT_PARTITION__"), "__HIVE_DEFAULT_PARTITION__"
+"""Whole numbers, and the text for null, in the paths of Hive partitions."""
+
 QUERY, URI = "data.log.query", "data.log.uri"
 
 
@@ -72,12 +75,14 @@ class Source:
         kind: its format; ``folder``: all Parquet files below it are one table, with Hive partitions such as ``day=1``.
         options: storage options of its store (`LogMapping.storage_options`), secrets included.
         path: read in place of the name: the newest metadata of an Iceberg table, a copy of a query's rows.
+        below: the folder in which the wildcard that found it begins: ``day=1`` in the path below is a column.
     """
 
     name: str
     kind: Kind
     options: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     path: str = ""
+    below: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def of_file(cls, path: Path) -> Source:
@@ -99,17 +104,8 @@ class Source:
         return self.name if plain else f"{self.name} ({self.identity()})"
 
     def scan(self, ids: Collection[str] = ()) -> pl.LazyFrame:
-        """A lazy frame of its rows; not for text. ``ids``: partition columns in which 007 must not become 7."""
+        """A lazy frame of its rows; not for text. ``ids``: columns in which 007 and 1e3 in a path stay as they are."""
         options: Any = dict(self.options) or None
-        if self.kind == "folder":
-            below: Any = {"glob": self.remote, "storage_options": options, "hidden_file_prefix": ["_", "."]}
-            found = pl.scan_parquet(self.place, hive_partitioning=True, **below)
-            pairs = [part.partition("=") for path in self._paths() for part in path.split("/")[:-1] if "=" in part]
-            if not any(unquote(name) in ids and re.match(r"0\d", value) for name, _, value in pairs):
-                return found
-            names, types = {unquote(name) for name, *_ in pairs}, found.collect_schema()
-            as_text = {name: pl.String if name in ids else types[name] for name in names}
-            return pl.scan_parquet(self.place, hive_schema=as_text, **below)
         if self.kind == "ndjson":
             return pl.scan_ndjson(glob.escape(self.place), infer_schema_length=None, storage_options=options)
         if self.kind == "ipc":
@@ -118,7 +114,36 @@ class Source:
             return pl.scan_delta(_delta(self), storage_options=options)
         if self.kind == "iceberg":
             return pl.scan_iceberg(_iceberg(self), storage_options=options)
-        return pl.scan_parquet(self.place, glob=False, storage_options=options)
+        return self._parquet(ids, options)
+
+    def _parquet(self, ids: Collection[str], options: Any) -> pl.LazyFrame:
+        """Rows of Parquet, with the columns of its path. If the files have them too, their type counts.
+
+        Raises:
+            InputError: the values in the files are others than in the path.
+        """
+        folder = self.kind == "folder"
+        how: Any = {"glob": folder and self.remote, "hidden_file_prefix": ["_", "."] * folder}
+        how |= {"storage_options": options}
+        found = pl.scan_parquet(self.place, hive_partitioning=folder, **how)
+        within = _partitions(self._paths()) if folder else {}
+        above = _partitions([os.path.relpath(self.place, self.below) + "/" * folder]) if self.below else {}
+        if not (values := above | within):
+            return found
+        own, guessed = pl.scan_parquet(self.place, hive_partitioning=False, **how), found.collect_schema()
+        stored = own.collect_schema()
+        types: dict[str, Any] = {name: pl.String for name in ids if not all(map(WHOLE.fullmatch, values.get(name, ())))}
+        types |= {name: stored[name] for name in values if name in stored}
+        if within.keys() & types.keys():
+            schema = {name: types.get(name, guessed[name]) for name in guessed if name in within or name not in stored}
+            found = pl.scan_parquet(self.place, hive_schema=schema, **how)
+        found = found.with_columns(_typed(name, value, types.get(name)) for name, (value, *_) in above.items())
+        for name in stored.keys() & values.keys():
+            both = pl.concat([own.select(name), found.select(pl.col(name).alias(f"{name}="))], how="horizontal")
+            if unlike := both.filter(pl.col(name).ne_missing(pl.col(f"{name}="))).head(1).collect().rows():
+                what = f"the column {name} is {unlike[0][0]!r} in a file, but {unlike[0][1]!r} in its path"
+                raise InputError(what, where=self.name, remedy="rename the column or the folders, or correct them")
+        return found
 
     def identity(self) -> str:
         """Text that changes when its content does. At a store or lake the rows are not read, except at ``hf://``.
@@ -180,7 +205,8 @@ def find(root: Path, entry: str, options: Mapping[str, str]) -> list[Source]:
     if "**" in Path(entry).parts:
         matches = (path for path in matches if not path.is_dir())
     files = (_in_folder(path) if path.is_dir() else [Source.of_file(path)] for path in matches)
-    return [source for found in files for source in found]
+    below = str(root / re.split(r"[*?\[]", entry)[0].rpartition("/")[0])
+    return [replace(source, below=below) for found in files for source in found]
 
 
 def kind_of_file(name: str) -> Kind:
@@ -204,6 +230,23 @@ def _in_folder(path: Path) -> list[Source]:
         _refuse_hidden(str(path), [one.relative_to(path).as_posix() for one in path.rglob("*.parquet")])
         return [Source(str(path), "folder")]
     return [Source(str(file), "parquet") for file in files]
+
+
+def _partitions(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Values by name of the folders ``name=value`` in paths of files."""
+    found: dict[str, list[str]] = {}
+    for part in (part for path in paths for part in path.split("/")[:-1] if part.count("=") == 1):
+        name, value = map(unquote, part.split("="))
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _typed(name: str, value: str, dtype: Any) -> pl.Expr:
+    """A value of a path as a column of the type; None: of the type that Polars guesses, as below a folder."""
+    text, types = f"{name}\n{value}".encode(), {name: dtype} if dtype else {}
+    how: Any = {"separator": "\1", "quote_char": None, "null_values": NO_VALUE, "try_parse_dates": True}
+    read = pl.read_csv(text, schema_overrides=types, **how)[name]
+    return pl.lit(read.first(), read.dtype).alias(name)
 
 
 def _refuse_hidden(place: str, paths: Iterable[str]) -> None:
