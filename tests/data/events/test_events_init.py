@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -502,3 +503,19 @@ def test_init_prints_the_early_concerns_of_check(tmp_path: Path):
     assert "50% of the events" in care[1]
     (tmp_path / "log.csv").write_text("user,item,time,rating\n" + "\n".join(lines[:6] + lines[8:10]) + "\n")
     assert "with care" not in init(tmp_path, "log.csv", "--force").out
+
+
+def test_init_and_check_warn_of_ids_that_look_alike(tmp_path: Path):
+    spelt = ["cafe\u0301", "caf\xe9", "caf\xe9"]
+    lines = [
+        f"u{user}{' ' * (item % 2)},{spelt[user % 3]}{item},{START + 3600 * item},{1 + item % 5}"
+        for user in range(60)
+        for item in range(20)
+    ]
+    (tmp_path / "log.csv").write_text("user,item,time,rating\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    told = re.findall("^with care: (.* ids of .*)", init(tmp_path, "log.csv").out, re.MULTILINE)
+    assert told == re.findall("^- (.* ids of .*)", tiny.recalign(tmp_path, "check", "log.yaml").out, re.MULTILINE)
+    assert [text.split(", differ")[0] for text in told] == [
+        "120 ids of data.log.user, such as 'u0' and 'u0 '",
+        "40 ids of data.log.item, such as 'cafe\\u03010' and 'caf\\xe90'",
+    ]

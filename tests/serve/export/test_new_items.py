@@ -151,6 +151,14 @@ def test_new_items_have_the_further_columns_of_the_bundle(tmp_path):
         assert caught.value.remedy
 
 
+@pytest.mark.parametrize("item", ["caf\xe9", " caf\xe9", "cafe\u0301"])
+def test_new_items_whose_ids_look_like_known_ones_are_refused(tmp_path, item: str):
+    pl.DataFrame({"item": [item], "half": ["odd"]}).write_parquet(tmp_path / "new.parquet")
+    table = pl.DataFrame({"item": ["caf\xe9"], "title": ["1"], "count": [3]})
+    with pytest.raises(InputError, match=r"1 items are in the bundle already .*, such as ' ?caf"):
+        new_rows(tmp_path / "new.parquet", KNOWN | {"title": None}, table)
+
+
 def test_new_items_without_an_item_prior(made, tmp_path):
     """Without a history the counts answer, and a new item has the mean one."""
     from recalign.run.stage.opened import OpenedRun

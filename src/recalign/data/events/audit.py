@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
+from recalign.data.events.fields import plain_ids
 from recalign.data.events.table import EventTable
 
 Value = int | float | str
@@ -30,6 +31,7 @@ OLD = "events before 1990, where most are later"
 SKIPPED = "passed rows (shown but not chosen)"
 BESIDE = "requests with a chosen row beside a passed one (shown/* is of these)"
 CHOSEN_MEAN, SKIPPED_MEAN = "mean reward of chosen rows", "mean reward of passed rows"
+ALIKE = "ids that look alike"
 LEFT = "rows left out, or without a reward"
 OUTLIERS = "share of the variance in the most extreme thousandth of the rewards"
 AT_MOST = "99 % of the rewards other than 0 are at most"
@@ -76,6 +78,7 @@ def audit(table: EventTable, ranked: pl.DataFrame | None = None) -> dict[str, Se
         LEFT: dict(table.report.left_out()),
         "nulls by column": {column.name: column.null_count() for column in frame if column.null_count()},
         "repeated items and times": repetition,
+        ALIKE: _alike(table),
     }
     for column in ("user", "item"):
         counts = frame.group_by(column).len()["len"]
@@ -143,9 +146,10 @@ def how_to_bound(figures: Mapping[str, Value]) -> str:
     return f"bound them, as in data.reward: {function}(COLUMN, {written})"
 
 
-def early_concerns(events: pl.DataFrame) -> Iterator[str]:
+def early_concerns(table: EventTable) -> Iterator[str]:
     """Warnings of `recalign check` that can be computed before the events are split."""
-    rewards = events["reward"].drop_nulls()
+    events, rewards = table.frame, table.frame["reward"].drop_nulls()
+    yield from alike_concerns(_alike(table))
     if (due := outlier_share(rewards)) is not None and due > MOSTLY:
         ends = rewards.to_numpy().min(), rewards.to_numpy().max()
         yield (
@@ -156,6 +160,26 @@ def early_concerns(events: pl.DataFrame) -> Iterator[str]:
         yield (
             f"{again:.0%} of the events are on an item that the user had met before, which lists never contain: "
             "collapse: true keeps one event of a user's events on an item"
+        )
+
+
+def _alike(table: EventTable) -> Section:
+    found = Section()
+    for key, ids in (("user", table.users), ("item", table.items)):
+        plain = plain_ids(ids)
+        if alike := int(plain.is_duplicated().sum()):
+            one, other = ids.filter(plain == plain.filter(plain.is_duplicated())[0])[:2]
+            found[f"of data.log.{key}, such as {one!a} and {other!a}"] = alike
+    return found
+
+
+def alike_concerns(alike: Section) -> Iterator[str]:
+    """A warning for each figure of the section `ALIKE`."""
+    for name, count in alike.items():
+        yield (
+            f"{count:,} ids {name}, differ only in spaces at their ends or in Unicode's form, but count as different: "
+            "clean them in the source, or (unless the column is called user or item) in data.log.columns, such as "
+            "{customer: 'normalize(trim(customer), NFC)'}"
         )
 
 

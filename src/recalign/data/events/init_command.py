@@ -101,7 +101,7 @@ def init(words: Sequence[str]) -> None:
         )
     if choice and not log.chosen:
         print(printable(f"chosen: if {choice} tells choices from items that were only shown, uncomment it in {out}"))
-    for concern in early_concerns(events.frame):
+    for concern in early_concerns(events):
         print(f"with care: {concern}")
     commands = [shlex.join(["recalign", "check", str(out)])]
     if not suggested.cannot:

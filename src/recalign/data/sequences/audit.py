@@ -13,6 +13,7 @@ import polars as pl
 
 from recalign.data.events import audit, data_root, read_features, read_titles
 from recalign.data.events.audit import (
+    ALIKE,
     BESIDE,
     CHOSEN_MEAN,
     GAP_AUC,
@@ -28,6 +29,7 @@ from recalign.data.events.audit import (
     SKIPPED_MEAN,
     TIES,
     Section,
+    alike_concerns,
     how_to_bound,
 )
 from recalign.data.events.division import FEW, LEARN, SHORT, unmeasurable
@@ -265,6 +267,7 @@ def _events(sections: Mapping[str, Section], time_unit: str) -> Iterator[Concern
             f"{repeats:,} events ({repeats / events:.1%}) repeat another in every column: if they were logged twice, "
             "set data.log.drop_repeats: true"
         )
+    yield from map(care, alike_concerns(sections.get(ALIKE, {})))
     yield from _tied(sections)
     if old := int(log.get(OLD, 0)):
         yield care(f"{old:,} events are before 1990, unlike most: are they in another unit, or is 0 a missing time?")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.events import Feature, ItemTable, ItemValues
+from recalign.data.events.fields import plain_ids
 from recalign.data.events.items import table_rows, table_values
 from recalign.data.events.sources import Source
 from recalign.data.sequences.features import FeatureCoder
@@ -121,8 +122,9 @@ def read_new_items(file: Path, known: dict[str, Any], table: pl.DataFrame) -> tu
                 f"its vectors of {plan['name']} have {len(found[0])} numbers, and those in training {len(plan['mean'])}"
             )
             raise InputError(what, where=str(file), remedy="make them as those of the log's item table were made")
-    if (again := values.ids.is_in(table["item"].implode())).any():
-        what = f"{again.sum():,} items are in the bundle already, such as {values.ids.filter(again)[0]!r}"
+    if (again := plain_ids(values.ids).is_in(plain_ids(table["item"]).implode())).any():
+        what = f"{again.sum():,} items are in the bundle already (spaces at the ends of ids and Unicode's form aside), "
+        what += f"such as {values.ids.filter(again)[0]!a}"
         raise InputError(what, where=str(file), remedy="leave them out: their trained weights stay")
     if (blank := ~values.known()).any():
         remedy = "give every new item at least one feature, or leave it out"
