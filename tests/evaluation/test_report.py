@@ -67,15 +67,11 @@ def trust(verdict):
     """A trust report, as a reward model writes it."""
     row = {figure: [0.25, 0.2, 0.31] for figure in ("rmse", "mae", "r2", "auc", "pairwise")}
     names = ("model", "global", "user", "item", "user_item", "ridge", "factors")
-    group = {"events": 1234, "rmse": 0.5, "rmse_ridge": 0.6, "difference": [-0.1, -0.2, 0.01]}
     bins = [{"predicted": 1.0, "observed": 1.5}, {"predicted": 2.0, "observed": 1.75}]
-    spread = {"rank_correlation": [0.1, 0.0, 0.2], "bins": [{"spread": 0.1, "rmse": 1.0}, {"spread": 0.2, "rmse": 1.1}]}
     part = {
         "table": {name: row | {"spearman": [None] * 3 if name == "global" else [0.5, 0.4, 0.6]} for name in names},
         "best_average": "ridge",
-        "by": {"item": [{"group": "seen", **group}], "activity": [{"group": 1, **group}]},
-        "calibration": {"error": 0.125, "slope": 1.0, "bins": bins},
-        "spread": None if verdict == "strong" else spread,
+        "calibration": {"bins": bins},
     }
     return {
         "verdict": verdict, "implication": f"Do what {verdict} implies.", "judged_on": "validation",

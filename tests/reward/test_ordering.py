@@ -111,7 +111,7 @@ def test_item_means_are_those_of_the_models_own_users(brief):
         ahead_NC = np.where(same_NC, 1.0, np.nan).astype(np.float32)
         zero_N = np.zeros(len(user), np.float32)
         event = pl.Series(windows.event).cast(pl.UInt32)
-        return pl.DataFrame({"event": event, "model": zero_N, "spread": zero_N, "ahead": ahead_NC})
+        return pl.DataFrame({"event": event, "model": zero_N, "ahead": ahead_NC})
 
     parts = compare_predictions(data, predicted, ["validation"])
     assert parts["validation"].ordered_on == OTHERS

@@ -16,13 +16,11 @@ from recalign.files import sha256, write_json
 from recalign.reward import RewardData
 from recalign.reward.trust.measures import (
     FIGURES,
-    by_group,
     calibration,
     differences,
     following,
     measure,
     prediction_errors,
-    spread_and_error,
 )
 from recalign.reward.trust.report import TRUST, compare_predictions, fit_ridge_and_factors, read_trust, report
 from recalign.reward.trust.verdict import (
@@ -175,50 +173,16 @@ def test_simpler_predictors_see_earlier_rewards_and_no_later_ones():
     assert same[user != user[event]].all()
 
 
-# -- slices
+# -- calibration
 
 
-def events(reward, model, person=None, **more):
-    person = np.arange(len(reward)) if person is None else person
-    return pl.DataFrame({"person": person, "reward": reward, "model": model, **more})
-
-
-def test_slices_add_up():
-    rng = np.random.default_rng(0)
-    frame = events(rng.normal(size=300), np.zeros(300), np.arange(300) // 3, item=np.ones(300), part=np.arange(300) % 3)
-    rows = by_group(frame, "part", "item", CrossedBootstrap(100, 200))
-    assert [row["group"] for row in rows] == [0, 1, 2]
-    whole = np.mean(frame["reward"].to_numpy() ** 2)
-    assert sum(row["events"] * row["rmse"] ** 2 for row in rows) / 300 == pytest.approx(whole)
-    for row in rows:
-        assert row["difference"][0] == pytest.approx(row["rmse"] - row["rmse_item"])
-        assert row["difference"][1] <= row["difference"][0] <= row["difference"][2]
-
-
-def test_calibration():
+def test_calibration_has_tenths_of_the_predictions():
     rng = np.random.default_rng(0)
     mean = rng.normal(size=20_000)
-    reward = mean + rng.normal(size=20_000)
-    good, bold = calibration(mean, reward), calibration(2 * mean, reward)
-    assert good["error"] < 0.05
-    assert good["slope"] == pytest.approx(1, abs=0.03)
-    assert bold["slope"] == pytest.approx(0.5, abs=0.03)
-    assert bold["error"] > 0.5
-    assert sum(row["events"] for row in good["bins"]) == 20_000
-    assert len(good["bins"]) == 10
-
-
-def test_spread_against_error():
-    rng = np.random.default_rng(0)
-    spread = rng.uniform(0.1, 1, 2000)
-    right = events(spread * rng.normal(size=2000), np.zeros(2000), np.arange(2000) // 10, spread=spread)
-    bootstrap = CrossedBootstrap(200, 300)
-    found = spread_and_error(right, bootstrap)
-    assert found["rank_correlation"][1] > 0.2
-    assert found["bins"][-1]["rmse"] > 2 * found["bins"][0]["rmse"]
-    chance = spread_and_error(right.with_columns(pl.col("spread").shuffle(seed=0)), bootstrap)
-    assert chance["rank_correlation"][1] < 0 < chance["rank_correlation"][2]
-    assert spread_and_error(right.with_columns(spread=0.0), bootstrap) is None
+    bins = pl.DataFrame(calibration(2 * mean, mean + rng.normal(size=20_000))["bins"])
+    assert bins["events"].to_list() == [2_000] * 10
+    assert bins["predicted"].is_sorted()
+    assert ((bins["predicted"] - 2 * bins["observed"]).abs() < 0.2).all()
 
 
 # -- verdicts
@@ -291,7 +255,7 @@ def said_in_units(root, error, unit, zero):
         user_N = windows.user.repeat(np.diff(windows.offset))
         same_N = following(user_N.astype(float), 1)[:, 0] == user_N
         ahead_N = np.where(same_N, following(level_N, 1)[:, 0] - level_N, np.nan)
-        columns = {"model": level_N * unit + zero, "spread": 0 * level_N, "ahead": ahead_N[:, None] * unit}
+        columns = {"model": level_N * unit + zero, "ahead": ahead_N[:, None] * unit}
         return pl.DataFrame({"event": pl.Series(windows.event).cast(pl.UInt32)} | columns)
 
     return report(data, compare_predictions(data, predicted, ["validation"]))

@@ -114,10 +114,9 @@ def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
     """Make the predictions that `recalign.reward.trust.report` needs.
 
     Returns:
-        A row per event with a reward and a known item: ``event``; ``model``, the prediction; ``spread``, the
-        standard deviation between the members, as in an equal mixture (deep ensembles, Lakshminarayanan et al., arXiv
-        1612.01474); ``ahead``, predictions for the items of the user's next `NEXT` such events minus the prediction for
-        this event's item, all from the history before this event; nan if the window has no such event.
+        A row per event with a reward and a known item: ``event``; ``model``, the prediction; ``ahead``,
+        predictions for the items of the user's next `NEXT` such events minus the prediction for this event's item, all
+        from the history before this event; nan if the window has no such event.
     """
     parts = []
     for batch in batches:
@@ -126,12 +125,10 @@ def predict(reward: RewardEnsemble, batches: Iterable[Batch]) -> pl.DataFrame:
         index_N = torch.arange(len(item_N), device=item_N.device)
         index_NC = index_N[:, None] + torch.arange(NEXT + 1, device=item_N.device)
         inside_NC, index_NC = index_NC < len(item_N), index_NC.clamp(max=len(item_N) - 1)
-        predicted_KNC = reward.predictions(state_KNS, item_N[index_NC])
-        predicted_NC, own_KN = predicted_KNC.mean(dim=0), predicted_KNC[..., 0]
-        spread_N = (own_KN - own_KN.mean(dim=0)).square().mean(dim=0).sqrt()
+        predicted_NC = reward.predictions(state_KNS, item_N[index_NC]).mean(dim=0)
         same_NC = inside_NC & (row_N[index_NC] == row_N[:, None])
         ahead_NC = (predicted_NC - predicted_NC[:, :1]).where(same_NC, torch.nan)[:, 1:]
-        parts.append((batch.event_T[rated_T], predicted_NC[:, 0].float(), spread_N.float(), ahead_NC.float()))
-    event, model, spread, ahead = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    columns = {"event": pl.Series(event).cast(pl.UInt32), "model": model, "spread": spread, "ahead": ahead}
+        parts.append((batch.event_T[rated_T], predicted_NC[:, 0].float(), ahead_NC.float()))
+    event, model, ahead = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    columns = {"event": pl.Series(event).cast(pl.UInt32), "model": model, "ahead": ahead}
     return pl.DataFrame(columns).sort("event")

@@ -182,29 +182,6 @@ def following(value_N: np.ndarray, count: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded[1:], count)[: len(value_N)]
 
 
-def by_group(events: pl.DataFrame, column: str, against: str, bootstrap: CrossedBootstrap) -> list[dict[str, Any]]:
-    """RMSE of the model and of another predictor by group of events, and their paired difference.
-
-    Args:
-        events: ``person`` (from 0), ``reward``, ``model``, the other predictor, and the column to group by.
-        column: the column to group by; groups are returned in ascending order.
-        against: name of the other predictor.
-        bootstrap: of the persons.
-    """
-    groups = sorted(events.group_by(column, maintain_order=True))
-    sums: Sums = {}
-    for (group,), part in groups:
-        squares = {(group, name): np.square((part[name] - part["reward"]).to_numpy()) for name in ("model", against)}
-        sums |= by_user(part["person"].to_numpy(), bootstrap.users, squares)
-    rmse = {key: estimate(np.sqrt(mse)) for key, mse in ratios(sums, bootstrap).items()}
-    rows = []
-    for (group,), part in groups:
-        own, other = rmse[group, "model"], rmse[group, against]
-        found = {"group": group, "events": len(part), "rmse": own.value, f"rmse_{against}": other.value}
-        rows.append(found | {"difference": with_interval(own - other)})
-    return rows
-
-
 def with_interval(estimate: Estimate) -> list[float]:
     """Value, and lower and upper end of the 95 % interval."""
     return [estimate.value, *estimate.interval()]
@@ -216,42 +193,10 @@ def quantile_bins(value_N: np.ndarray, bins: int = 10) -> np.ndarray:
 
 
 def calibration(predicted_N: np.ndarray, reward_N: np.ndarray) -> dict[str, Any]:
-    """Mean reward by tenths of the predictions.
-
-    Returns:
-        ``bins`` (predicted, observed, events); ``error``, the expected calibration error in the reward's unit;
-        ``slope`` of the reward on the prediction, below 1 if predictions vary too much; None if they do not vary.
-    """
-    bins = _means(quantile_bins(predicted_N), predicted=predicted_N, observed=reward_N)
-    error = sum(row["events"] * abs(row["observed"] - row["predicted"]) for row in bins) / len(reward_N)
-    variance = predicted_N.var()
-    slope = float(np.mean((predicted_N - predicted_N.mean()) * reward_N) / variance) if variance > 0 else None
-    return {"error": error, "slope": slope, "bins": bins}
-
-
-def spread_and_error(events: pl.DataFrame, bootstrap: CrossedBootstrap) -> dict[str, Any] | None:
-    """Measure whether members disagree more where the model errs more.
-
-    Returns:
-        ``rank_correlation`` of spread and absolute error with its interval, and ``bins``: mean spread and RMSE by
-        tenths of the spread. None for a single member.
-    """
-    spread_N = events["spread"].to_numpy()
-    if not spread_N.any():
-        return None
-    error_N = (events["model"] - events["reward"]).abs().to_numpy()
-    x_N, y_N = scaled_ranks(spread_N), scaled_ranks(error_N)
-    products = {"x": x_N, "xx": x_N**2, "xy": x_N * y_N, "y": y_N, "yy": y_N**2}
-    of = ratios(by_user(events["person"].to_numpy(), bootstrap.users, products), bootstrap)
-    rows = _means(quantile_bins(spread_N), spread=spread_N, square=error_N**2)
-    bins = [{"spread": r["spread"], "rmse": math.sqrt(r["square"]), "events": r["events"]} for r in rows]
-    return {"rank_correlation": with_interval(estimate(correlation(**of))), "bins": bins}
-
-
-def _means(group_N: np.ndarray, **columns: np.ndarray) -> list[dict[str, Any]]:
-    frame = pl.DataFrame({"group": group_N, **columns})
-    means = [pl.col(name).mean() for name in columns]
-    return frame.group_by("group").agg(*means, events=pl.len()).sort("group").to_dicts()
+    """Mean reward by tenths of the predictions: ``bins`` with ``predicted``, ``observed`` and ``events``."""
+    frame = pl.DataFrame({"bin": quantile_bins(predicted_N), "predicted": predicted_N, "observed": reward_N})
+    means = pl.col("predicted", "observed").mean()
+    return {"bins": frame.group_by("bin").agg(means, events=pl.len()).sort("bin").drop("bin").to_dicts()}
 
 
 def correlation(x: np.ndarray, xx: np.ndarray, xy: np.ndarray, y: np.ndarray, yy: np.ndarray) -> np.ndarray:

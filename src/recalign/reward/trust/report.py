@@ -25,7 +25,6 @@ from recalign.reward.matrix_factorization import fit_variational_mf
 from recalign.reward.trust.measures import (
     MEANS,
     Table,
-    by_group,
     calibration,
     differences,
     estimate,
@@ -33,9 +32,7 @@ from recalign.reward.trust.measures import (
     measure,
     ordered_pairs,
     prediction_errors,
-    quantile_bins,
     ratios,
-    spread_and_error,
     variance,
     with_interval,
 )
@@ -192,17 +189,10 @@ def training_of_others(data: RewardData) -> Windows:
 
 
 def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
-    """The measured events with the columns to group by, ordered by user."""
-    count = data.rated.group_by("item_id").agg(pl.len().alias("popularity"))
+    """The measured events with what is known of them, ordered by user."""
     person = pl.col("user").alias("person")  # in `predicted`, `user` is the user's mean
-    about = data.frame.select("event", person, "item_id", "high", "known_before").join(count, on="item_id", how="left")
-    events = predicted.join(about, on="event").sort("event")
-    events = events.with_columns(PERSON, pl.col("popularity").fill_null(0))
-    return events.with_columns(
-        pl.when(pl.col("popularity") > 0).then(pl.lit("seen")).otherwise(pl.lit("unseen")).alias("met"),
-        pl.Series("popularity_tenth", quantile_bins(events["popularity"].to_numpy())),
-        pl.Series("activity_fifth", quantile_bins(events["known_before"].to_numpy(), 5)),
-    )
+    about = data.frame.select("event", person, "item_id", "high")
+    return predicted.join(about, on="event").sort("event").with_columns(PERSON)
 
 
 def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
@@ -216,18 +206,14 @@ def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _figures(comparison: PredictionComparison) -> dict[str, Any]:
-    events, table, bootstrap = comparison.events, comparison.table, comparison.bootstrap
-    best = best_average(table)
-    groups = {"item": "met", "popularity": "popularity_tenth", "activity": "activity_fifth"}
+    events, table = comparison.events, comparison.table
     return {
         "events": len(events),
         **prediction_errors(events, events["model"]),
         "table": _with_intervals(table),
         "differences": _with_intervals(differences(table)),
-        "best_average": best,
-        "by": {name: by_group(events, column, best, bootstrap) for name, column in groups.items()},
+        "best_average": best_average(table),
         "calibration": calibration(events["model"].cast(pl.Float64).to_numpy(), events["reward"].to_numpy()),
-        "spread": spread_and_error(events, bootstrap),
     }
 
 
