@@ -149,3 +149,16 @@ def test_arithmetic_is_in_64_bits(dtype, expression, values):
 def test_fractions_are_compared_in_the_precision_of_the_column():
     frame = pl.DataFrame({"share": pl.Series([0.7, 0.1], dtype=pl.Float32)})
     assert evaluate(frame, "share >= 0.7", "data.high.expression").to_list() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "expression", ["cents * n", "cents * n / 100", "power(cents, 2)", "least(id + id, 1)", "n - -id"]
+)
+def test_integers_that_would_overflow_are_refused(expression):
+    """Polars wraps around: 5e9 times 4e9 would be 1.55e18."""
+    frame = pl.DataFrame({"cents": [3, 5_000_000_000], "n": [4, 4_000_000_000], "id": [2**53 + 1, 2**63 - 1]})
+    with pytest.raises(InputError, match=r"data\.reward: .* computes .* in row 2, beyond 64-bit integers\n.*DOUBLE"):
+        evaluate(frame, expression, "data.reward")
+    floats = evaluate(frame, "CAST(cents AS DOUBLE) * n", "data.reward")
+    assert floats.to_list() == [12.0, 2e19]
+    assert evaluate(frame, "greatest(id, n - id)", "data.reward").to_list() == [2**53 + 1, 2**63 - 1]

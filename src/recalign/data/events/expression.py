@@ -13,7 +13,7 @@ import polars.selectors as cs
 from recalign.data.events.messages import SourceRows, did_you_mean
 from recalign.errors import InputError
 
-RULES: list[Callable[[pl.Expr, pl.DataFrame, str, str, bool], pl.Expr]] = []
+RULES: list[Callable[[pl.Expr, pl.DataFrame, str, str, SourceRows, bool], pl.Expr]] = []
 """Transformations of a parsed expression: `recalign.data.events.row_wise` refuses other rows, and guards nulls."""
 AS_NUMBER = "text becomes a number or null by TRY_CAST(x AS DOUBLE), 3,50 by TRY_CAST(REPLACE(x, ',', '.') AS DOUBLE)"
 """Part of the remedies for text."""
@@ -32,11 +32,11 @@ def evaluate(
 
     Raises:
         InputError: the expression does not parse, reads an unknown column or other rows (``avg``, windows), cannot be
-            computed, reads a NaN, or gives a value that is NaN, infinite or outside the range of float32.
+            computed, overflows 64-bit integers, reads a NaN, or gives a value that is NaN, infinite or beyond float32.
     """
     if rows is None:
         rows = SourceRows(frame["row"] if "row" in frame.columns else pl.int_range(1, frame.height + 1, eager=True))
-    parsed = _parse(frame, expression, key, null_safe)
+    parsed = _parse(frame, expression, key, rows, null_safe)
     for name in set(parsed.meta.root_names()):
         if frame.schema[name].is_float() and (nan := frame[name].is_nan().fill_null(False)).any():
             what = f"{expression!r} reads the column {name}, which is NaN in {rows.describe(nan)}"
@@ -99,11 +99,11 @@ def kind_of(column: pl.Series, rows: SourceRows) -> str:
     return f"text, such as {column.filter(text)[0]!r} in {rows.describe(text)}" if text.any() else "numbers as text"
 
 
-def _parse(frame: pl.DataFrame, expression: str, key: str, null_safe: bool) -> pl.Expr:
+def _parse(frame: pl.DataFrame, expression: str, key: str, rows: SourceRows, null_safe: bool) -> pl.Expr:
     try:
         parsed = pl.sql_expr(expression).meta.undo_aliases()
         for rule in RULES:
-            parsed = rule(parsed, frame, expression, key, null_safe)
+            parsed = rule(parsed, frame, expression, key, rows, null_safe)
     except (pl.exceptions.PolarsError, RecursionError) as error:
         remedy = "write one expression over the table's columns, such as least(seconds / 60, 1.0) or item in (1, 2)"
         raise InputError(f"{expression!r} is not a Polars SQL expression: {error}", where=key, remedy=remedy) from error
