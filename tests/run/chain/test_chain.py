@@ -560,18 +560,21 @@ def test_a_log_stands_for_the_default_chain_named_after_it(tmp_path: Path):
         assert of_log(words) == words
 
 
-def test_a_quick_chain_trains_the_highlight_and_placebos_alone():
+def test_a_quick_chain_trains_the_highlight_and_placebos_alone_and_names_the_others(capsys):
     given = yaml.safe_load(configs.find("own-log", "chains").read_text())
     quick = Chain(**given).quickened()
     assert quick.trained == ["asft", "asft_permuted", "asft_random", "rerank_permuted"]
     dropped = ["bc", "reward_weighted", "reward_weighted_permuted"]
     assert quick.methods == [method for method in given["methods"] if method not in dropped]
+    assert capsys.readouterr().out == f"quick: without {', '.join(dropped)}\n"
     assert Chain(log="", methods=["start", "bc", "bc_rerank", "asft"], highlight="asft").quickened().methods == [
         "start",
         "asft",
     ]
     reranked = Chain(log="", methods=["start", "bc", "asft", "asft_rerank"], highlight="asft_rerank")
-    assert reranked.quickened().methods == ["start", "asft", "asft_rerank"]
+    capsys.readouterr()
+    assert reranked.quickened().quickened().methods == ["start", "asft", "asft_rerank"]
+    assert capsys.readouterr().out == "quick: without bc\n"
 
 
 def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
