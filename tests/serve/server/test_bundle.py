@@ -87,8 +87,15 @@ def test_a_boost_adds_to_the_log_probabilities(bundle):
         bundle.recommend(request(boost=[Boost("titel", "x", 1.0)]))
     assert refused.value.where == "boost[0].column"
     assert "did you mean 'title'?" in str(refused.value)
-    with pytest.raises(InputError, match="holds String"):
-        bundle.recommend(request(boost=[Boost("title", 3, 1.0)]))
+    for column, value, kind in (("title", 3, "String"), ("title", True, "String"), ("count", True, "Int64")):
+        with pytest.raises(InputError, match=f"holds {kind}"):
+            bundle.recommend(request(boost=[Boost(column, value, 1.0)]))
+
+
+def test_boosts_of_values_that_no_item_has_are_counted(bundle):
+    boosts = [Boost("title", "nowhere", 1.0), Boost("count", -1, 1.0), Boost("item", 1, 1.0)]
+    assert bundle.recommend(request(boost=boosts)).left_out.boosts == 2
+    assert bundle.recommend(request(boost=boosts[2:])).left_out.boosts == 0
 
 
 def test_many_boosts_of_a_column_add_up():
@@ -102,6 +109,10 @@ def test_many_boosts_of_a_column_add_up():
     nested = Catalogue(pl.DataFrame({"item": [1], "title": ["w"], "genres": [["a"]]}), about())
     with pytest.raises(InputError, match="holds List"):
         nested.encode(Request(boost=[Boost("genres", 1, 1.0)]))
+    new = Catalogue(pl.DataFrame({"item": [1, 2], "title": ["w", "x"], "new": [True, False]}), about())
+    assert new.boosts([Boost("new", True, 3.0)]).tolist() == [0, 3, 0]
+    with pytest.raises(InputError, match="holds Boolean"):
+        new.encode(Request(boost=[Boost("new", 1, 1.0)]))
 
 
 def test_without_a_history_the_most_chosen_come_first(bundle):

@@ -39,6 +39,7 @@ class LeftOut:
         older: known events of the history that are not read, because only the newest are. Their items still count as
             seen.
         repeated: events dropped because the log keeps one event per item.
+        boosts: number of boosts of a value that no item has.
         unknown_user: whether the request names a user whose history, stored or given, is empty at the request's time.
     """
 
@@ -46,6 +47,7 @@ class LeftOut:
     unknown_ids: list[Id] = field(default_factory=list)
     older: int = 0
     repeated: int = 0
+    boosts: int = 0
     unknown_user: bool = False
 
     def with_unknown(self, ids: Sequence[Id]) -> LeftOut:

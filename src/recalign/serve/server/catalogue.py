@@ -116,6 +116,7 @@ class Catalogue:
             kept = strongest(item_L, reward_L)
             item_L, time_L, reward_L = item_L[kept], time_L[kept], reward_L[kept]
         older = max(0, len(item_L) - self.about.max_length)
+        useless = sum(boost.value not in self._column(boost.column)[1] for boost in request.boost)
         hidden = seen if request.seen == "exclude" else NONE
         return Encoded(
             item_L=item_L[older:],
@@ -126,7 +127,7 @@ class Catalogue:
             strength=self.strength(request.strength),
             request=request,
             allow_N=None if request.allow is None else np.isin(np.arange(len(self) + 1), allow[allow > 0]),
-            left_out=LeftOut(older=older, repeated=len(seen) - len(item_L)).with_unknown(unknown),
+            left_out=LeftOut(older=older, repeated=len(seen) - len(item_L), boosts=useless).with_unknown(unknown),
         )
 
     def _require(self, request: Request) -> None:
@@ -213,8 +214,8 @@ class Catalogue:
             what = f"the items have no column {reprlib.repr(boost.column)}"
             raise InputError(what, where=f"{where}.column", remedy=remedy)
         column = self.table[boost.column]
-        plain = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)
-        if isinstance(boost.value, str) != (column.dtype == pl.String) or not plain:
+        holds = {str: column.dtype == pl.String, bool: column.dtype == pl.Boolean}
+        if not holds.get(type(boost.value), column.dtype.is_numeric()):
             what = f"{reprlib.repr(boost.value)} is of the wrong type: the column {boost.column!r} holds {column.dtype}"
             raise InputError(what, where=f"{where}.value", remedy="give a value of that type")
 
