@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from recalign.data.events.fields import plain_ids
 from recalign.data.events.table import EventTable
 
 Value = int | float | str
@@ -161,6 +160,11 @@ def early_concerns(table: EventTable) -> Iterator[str]:
             f"{again:.0%} of the events are on an item that the user had met before, which lists never contain: "
             "collapse: true keeps one event of a user's events on an item"
         )
+
+
+def plain_ids(ids: pl.Series) -> pl.Series:
+    """Text ids without spaces at their ends and in Unicode's form NFC: what looks equal is equal. Others unchanged."""
+    return ids.str.strip_chars().str.normalize("NFC") if ids.dtype == pl.String else ids
 
 
 def _alike(table: EventTable) -> Section:

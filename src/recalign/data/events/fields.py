@@ -65,11 +65,6 @@ def index_ids(ids: pl.Series) -> tuple[pl.Series, pl.Series]:
     return ids.replace_strict(distinct, number, return_dtype=pl.UInt32).cast(pl.UInt32), distinct  # cast: for no ids
 
 
-def plain_ids(ids: pl.Series) -> pl.Series:
-    """Text ids without spaces at their ends and in Unicode's form NFC: what looks equal is equal. Others unchanged."""
-    return ids.str.strip_chars().str.normalize("NFC") if ids.dtype == pl.String else ids
-
-
 def read_timestamps(
     column: pl.Series, unit: TimeUnit, rows: SourceRows, time_format: str | None = None
 ) -> tuple[pl.Series, int]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.events import Feature, ItemTable, ItemValues
-from recalign.data.events.fields import plain_ids
+from recalign.data.events.audit import plain_ids
 from recalign.data.events.items import table_rows, table_values
 from recalign.data.events.sources import Source
 from recalign.data.sequences.features import FeatureCoder
