@@ -107,24 +107,37 @@ def steps_of(
 ) -> list[Step]:
     """The steps of a chain, each after those that it needs; arguments as in `train_and_compare`."""
     steps: list[Step] = []
+    choice = (CHOICE,) if search else ()
     for seed in experiment.seeds:
+        steps += first.get(seed, ())
+        steps += [_training_step(experiment, stage, seed) for stage in BASE_STAGES]
+        if seed == experiment.seeds[0]:
+            steps += search
+        methods = [_training_step(experiment, method, seed, choice) for method in experiment.trained]
+        steps += _with_evaluations(experiment, seed, methods, in_parts=side_by_side and bool(methods))
+    return steps
 
-        def step(stage: str, *before: str, seed: int = seed) -> Step:
-            needs = (*(step_name(one, seed) for one in experiment.upstream(stage)), *before)
-            made = partial(_stage, experiment, stage, seed)
-            return Step(step_name(stage, seed), partial(_train, made), needs, artifact=made)
 
-        steps += [*first.get(seed, ()), *map(step, BASE_STAGES)]
-        steps += search if seed == experiment.seeds[0] else ()
-        methods = [step(method, *[CHOICE] * bool(search)) for method in experiment.trained]
-        needs = tuple(step_name(stage, seed) for stage in BASE_STAGES)
-        parts = {"evaluation-untrained": 0, "evaluation-half": len(methods) // 2} if side_by_side and methods else {}
-        for name, count in {**parts, "evaluation": len(methods)}.items():
-            before = tuple(method.name for method in methods[:count])
-            made = partial(experiment.evaluation, seed)
-            part = Step(step_name(name, seed), partial(_evaluate, made), (*needs, *before), artifact=made)
-            steps += [*(method for method in methods[:count] if method not in steps), part]
-            needs += (part.name,)
+def _training_step(experiment: Experiment, stage: str, seed: int, choice: tuple[str, ...] = ()) -> Step:
+    needs = (*(step_name(upstream, seed) for upstream in experiment.upstream(stage)), *choice)
+    artifact = partial(_stage, experiment, stage, seed)
+    return Step(step_name(stage, seed), partial(_train, artifact), needs, artifact=artifact)
+
+
+def _with_evaluations(experiment: Experiment, seed: int, methods: list[Step], in_parts: bool) -> list[Step]:
+    """The methods of a seed, and its evaluation: after all of them, or in three parts, the first before any method."""
+    parts = {"evaluation": methods}
+    if in_parts:
+        half = len(methods) // 2
+        parts = {"evaluation-untrained": [], "evaluation-half": methods[:half], "evaluation": methods[half:]}
+    steps: list[Step] = []
+    needs = tuple(step_name(stage, seed) for stage in BASE_STAGES)
+    artifact = partial(experiment.evaluation, seed)
+    for name, trained in parts.items():
+        needs += tuple(method.name for method in trained)
+        evaluation = Step(step_name(name, seed), partial(_evaluate, artifact), needs, artifact=artifact)
+        steps += [*trained, evaluation]
+        needs += (evaluation.name,)
     return steps
 
 
@@ -136,12 +149,12 @@ def _stage(experiment: Experiment, stage: str, seed: int, done: Results) -> Arti
     return experiment.stage(stage, seed, done.get(CHOICE, {}).get(stage))
 
 
-def _train(made: Callable[[Results], Artifact[Any]], done: Results) -> Any:
-    return get_or_make(made(done), say)
+def _train(artifact: Callable[[Results], Artifact[Any]], done: Results) -> Any:
+    return get_or_make(artifact(done), say)
 
 
-def _evaluate(made: Callable[[Results], Artifact[list[str]]], done: Results) -> None:
-    if evaluated := get_or_make(made(done), say):
+def _evaluate(artifact: Callable[[Results], Artifact[list[str]]], done: Results) -> None:
+    if evaluated := get_or_make(artifact(done), say):
         say(f"  evaluated: {', '.join(evaluated)}")
 
 

@@ -96,7 +96,7 @@ def feedback(words: list[str]) -> None:
     if given.decision is not None and (given.user is not None or given.unshown):
         what = "--decision joins outcomes by the ids of decisions, and users are not read"
         raise InputError(what, where="decision", remedy="give --user instead of it, or leave out --user and --unshown")
-    who = "decision" if given.decision else "user"
+    joined_by = "decision" if given.decision else "user"
     key = None if given.decision else decisions_key(given.key_file)
     rule = Rule(given.window, given.delay, given.ignored, given.unshown)
     outcomes = LogMapping(
@@ -110,18 +110,18 @@ def feedback(words: list[str]) -> None:
     )
     with decision_log.reading(given.folder, key) as log:  # locked until the table is written
         decisions, damaged, missing = decision_log.read(log)
-        told, nameless = read_outcomes(outcomes, who, given.reward, lambda user: pseudonym(str(key), user))
-        found = join(decisions, told, rule, time.time_ns() // 1000)
-        found.counts["decisions"] |= {"damaged records, dropped": damaged, "missing records": missing}
-        found.counts["outcomes"] |= {f"left out, as they name no {who}": nameless}
-        print(render(found.counts))
-        early, joined = int(found.counts[MISFITS][EARLY]), int(found.counts["outcomes"]["joined"])
-        if early > MOST_EARLY * (early + joined):
+        events, unnamed = read_outcomes(outcomes, joined_by, given.reward, lambda user: pseudonym(str(key), user))
+        joined = join(decisions, events, rule, time.time_ns() // 1000)
+        joined.counts["decisions"] |= {"damaged records, dropped": damaged, "missing records": missing}
+        joined.counts["outcomes"] |= {f"left out, as they name no {joined_by}": unnamed}
+        print(render(joined.counts))
+        early, attributed = int(joined.counts[MISFITS][EARLY]), int(joined.counts["outcomes"]["joined"])
+        if early > MOST_EARLY * (early + attributed):
             print(f"\nwith care: {early:,} {EARLY}. They count as shown and not chosen")
-        if not found.table["shown"].any():
+        if not joined.table["shown"].any():
             remedy = "give outcomes of after their window (a newer table), or a shorter --window"
             raise InputError("no decision can be joined yet", where=str(given.folder), remedy=remedy)
-        write(found, out, rule)
+        write(joined, out, rule)
     print(f"\n{out / TABLE} is written: recalign check {out / LOG}, and {out / SHOWN_LOG} to train on it")
 
 
@@ -150,7 +150,7 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def write(found: Joined, out: Path, rule: Rule) -> None:
+def write(joined: Joined, out: Path, rule: Rule) -> None:
     """Write the table, the counts and those of `YAMLS` that are missing: all or none, readable by their owner only.
 
     Raises:
@@ -165,8 +165,8 @@ def write(found: Joined, out: Path, rule: Rule) -> None:
             counts, *logs = (stack.enter_context(atomic_write(out / name)) for name in (COUNTS, *missing))
             for path in (counts, *logs):
                 path.touch(0o600)
-            found.table.write_parquet(table)
-            counts.write_text(json.dumps(found.counts, indent=2) + "\n", encoding="utf-8")
+            joined.table.write_parquet(table)
+            counts.write_text(json.dumps(joined.counts, indent=2) + "\n", encoding="utf-8")
             for name, path in zip(missing, logs, strict=True):
                 text = YAMLS[name].format(table=TABLE, ignored=rule.ignored)
                 path.write_text(text, encoding="utf-8")
