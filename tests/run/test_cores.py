@@ -68,7 +68,7 @@ def test_the_users_choice_stays(monkeypatch: pytest.MonkeyPatch, own: dict[str, 
     assert shared(monkeypatch, own) == own
 
 
-def test_other_systems_have_no_proc(monkeypatch: pytest.MonkeyPatch):
+def test_set_wait_policy_changes_nothing_without_proc(monkeypatch: pytest.MonkeyPatch):
     def missing() -> int:
         raise FileNotFoundError
 

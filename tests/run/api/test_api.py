@@ -86,7 +86,7 @@ def test_a_comparison_has_the_decision_and_prints_it_as_the_command_does(job: An
     assert said.splitlines()[1] == f"- {decision.reasons[0]}"
 
 
-def test_what_was_trained_is_given_where_a_run_is(job: Any, monkeypatch):
+def test_export_takes_a_trained_policy_in_place_of_a_run(job: Any, monkeypatch):
     opened = []
     monkeypatch.setattr(command, "open_run", lambda run: opened.append(run))
     monkeypatch.setattr(command, "bundle_of", lambda made, out, *_: (out / "version", None))
@@ -200,7 +200,7 @@ def test_python_loads_what_the_command_trained(job: Any):
     assert ra.load_reward(job.log, str(job.reward.checkpoint)).trust == job.reward.trust
 
 
-def test_what_is_loaded_has_the_seed_and_the_time_of_its_run(job: Any, tmp_path: Path):
+def test_loaded_models_have_the_seed_and_seconds_of_their_run(job: Any, tmp_path: Path):
     for run, load in ((job.aligned, ra.load_policy), (job.reward, ra.load_reward)):
         other = shutil.copytree(run.folder, tmp_path / run.name / "seed-3")
         manifest = json.loads((other / "manifest.json").read_text())
@@ -380,7 +380,7 @@ def test_a_mistake_is_one_error(job: Any, said: str):
 
 
 @pytest.mark.slow
-def test_what_belongs_to_another_log_is_refused(job: Any, frame: pl.DataFrame):
+def test_fits_refuse_models_of_another_log(job: Any, frame: pl.DataFrame):
     other = ra.Log.from_frame(frame.filter(pl.col("item") % 3 > 0), **COLUMNS, max_length=32)
     with pytest.raises(ra.InputError, match="another catalogue"):
         ra.fit_reward(other, job.start, settings=QUICK)

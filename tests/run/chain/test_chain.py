@@ -376,7 +376,7 @@ def test_settings_of_a_method_that_is_left_out_are_no_mistake():
             Plan(Chain(log="simulated", methods=methods, stages=stages), file, split_overrides(typed)[1])
 
 
-def test_what_is_set_for_asft_is_set_for_its_placebos_first():
+def test_settings_of_a_method_apply_to_its_placebos_first():
     stages = {
         "asft": {"data": {"baseline": "item"}, "model": {"transform": "sign", "temperature": 0.7}},
         "asft_random": {"model": {"transform": "rank"}},
@@ -457,7 +457,7 @@ def test_a_placebo_takes_the_temperature_that_its_method_found(monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_what_is_set_for_the_reward_model_leaves_the_evaluation_alone():
+def test_evaluation_ignores_settings_of_the_reward_model():
     settings = {"max_length": 5, "reward": "high"}
     chain = Chain(
         log="simulated",
@@ -577,7 +577,7 @@ def test_a_quick_chain_trains_the_highlight_and_placebos_alone_and_names_the_oth
     assert capsys.readouterr().out == "quick: without bc\n"
 
 
-def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_plan_finds_files_above_the_chain_from_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiny.prepare(tmp_path)
     monkeypatch.chdir(tmp_path / "conf/chains")
     found = Plan(Chain(log="simulated", methods=["start"]), Path("tiny.yaml"), {}).found("methods/asft.yaml")
@@ -592,7 +592,7 @@ def test_what_lies_above_a_chain_is_found_from_its_own_folder_too(tmp_path: Path
 
 
 @pytest.mark.usefixtures("here")
-def test_what_is_added_for_all_and_for_one_is_added_in_that_order():
+def test_appended_settings_of_all_stages_come_before_those_of_one():
     stages = {"asft": {"trainer": {"callbacks+": "LearningRateMonitor"}}}
     words = ["--trainer.callbacks+=LambdaCallback"] * 2 + ["--stages.asft.trainer.callbacks+=ModelSummary"]
     parsed = planned(*words, trainer={"callbacks+": ["DeviceStatsMonitor"]}, stages=stages)

@@ -10,7 +10,7 @@ from recalign.errors import InputError
 from recalign.run.chain.published import dashboard, workspace
 
 
-def test_it_has_sections_for_stages_methods_over_optimisation_and_sweeps():
+def test_workspace_has_sections_for_stages_methods_over_optimisation_and_sweeps():
     made = workspace("us", "shop")
     sections = {section.name: section.panels for section in made.sections}
     assert list(sections) == [
@@ -52,7 +52,7 @@ def test_a_key_that_is_refused_is_said(monkeypatch: pytest.MonkeyPatch):
         dashboard()
 
 
-def test_what_the_server_refuses_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_dashboard_reports_what_the_server_refuses(monkeypatch: pytest.MonkeyPatch):
     def refuse(self: object) -> None:
         raise ValueError("no such project")
 

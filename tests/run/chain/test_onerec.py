@@ -37,7 +37,7 @@ def test_one_line_makes_ids_first_and_everything_runs_on_them(first):
 
 
 @pytest.mark.long
-def test_nothing_is_run_again_unless_the_ids_have_changed(first):
+def test_chain_runs_again_only_if_the_semantic_ids_have_changed(first):
     folder, _ = first
     words = [*ONEREC, "--methods=[start, rerank, asft, ecpo]", "--placebos={}"]
     again = tiny.chain(folder, *words)
@@ -60,13 +60,13 @@ def test_settings_of_ids_that_no_stage_makes_are_refused(first):
     assert "this chain makes no semantic ids" in said.err
 
 
-def test_what_the_chain_sets_for_ids_itself_is_refused(first):
+def test_chain_refuses_settings_of_tokens_that_it_sets_itself(first):
     said = tiny.chain(first[0], *ONEREC, "--stages.tokens.seed=5", "--name=other")
     assert said.code == 2
     assert "tokens, seed: the chain sets this itself" in said.err
 
 
-def test_it_recommends(first):
+def test_predict_works_with_onerec(first):
     folder, _ = first
     said = tiny.recalign(folder, "predict", f"--config={RUNS}/asft/seed-0/config.yaml")
     assert said.code == 0, said.err

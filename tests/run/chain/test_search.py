@@ -87,7 +87,7 @@ def test_every_method_has_as_many_trials_and_one_choice(first: tuple[Path, tiny.
     assert not list((folder / RUNS).glob("*/trials/*/seed-4"))
 
 
-def test_what_was_chosen_is_trained_with_every_seed(first: tuple[Path, tiny.Said]):
+def test_search_trains_the_chosen_settings_with_every_seed(first: tuple[Path, tiny.Said]):
     folder, of_asft = first[0], {}
     for seed in (3, 4):
         assert setting(folder, f"bc/seed-{seed}", "model", "lr") == chosen(folder, "bc")["model.lr"]
@@ -261,7 +261,7 @@ def test_placebos_need_what_they_take_their_setting_from(tmp_path: Path):
     assert "asft_random takes the setting chosen for asft, which this chain does not search" in result.err
 
 
-def test_what_the_user_sets_is_not_searched(again: Path, monkeypatch: pytest.MonkeyPatch):
+def test_search_leaves_out_settings_of_the_user(again: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(again)
     chain = Chain(log="simulated", methods=["bc", "asft"], trials=3, data={"root": "data"})
     chain.stages = {"asft": {"model": {"lr": 0.25}}}
@@ -287,7 +287,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(("settings", "word"), WHOLE.values(), ids=WHOLE)
-def test_what_is_set_as_a_whole_is_not_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings, word):
+def test_search_leaves_out_settings_given_as_a_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings, word):
     """A trial's words come last, so that a key in both would be the trial's."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.yaml").write_text("class_path: recalign.posttrain.WeightedSFT\ninit_args: {lr: 0.2}")
@@ -301,7 +301,7 @@ def test_what_is_set_as_a_whole_is_not_searched(monkeypatch: pytest.MonkeyPatch,
     assert {key for setting in search.settings["asft"] for key in setting} == {"model.temperature"}
 
 
-def test_what_is_set_in_part_is_not_searched_as_a_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_search_leaves_out_classes_set_in_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     tiny.prepare(tmp_path)
     (tmp_path / "conf/search.yaml").write_text("bc: {data.split: [a, b], model.lr: [0.1, 0.3]}")

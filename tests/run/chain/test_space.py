@@ -71,7 +71,7 @@ def test_ends_that_yaml_takes_for_text_are_numbers(tmp_path: Path):
         "asft: 3",
     ],
 )
-def test_what_is_no_space_is_refused(tmp_path: Path, text: str):
+def test_spaces_refuse_invalid_search_spaces(tmp_path: Path, text: str):
     file = tmp_path / "search.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=r"search.yaml, asft: .* is not a search space"):

@@ -80,7 +80,7 @@ class Here:
         return future
 
 
-def test_what_others_need_runs_first_and_what_is_up_to_date_in_no_worker(tmp_path: Path):
+def test_run_side_by_side_prefers_needed_steps_and_loads_fresh_ones_without_a_worker(tmp_path: Path):
     def artifact(fresh: bool):
         return lambda _: SimpleNamespace(state=lambda: SimpleNamespace(fresh=fresh))
 

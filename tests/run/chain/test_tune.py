@@ -110,7 +110,7 @@ def test_a_figure_that_is_not_logged_is_named(again: Path):
     assert "did you mean rank/all/ndcg@10?" in result.err
 
 
-def test_what_a_method_starts_from_has_to_be_there(first: tuple[Path, tiny.Said]):
+def test_tune_refuses_missing_upstream_runs(first: tuple[Path, tiny.Said]):
     result = tiny.recalign(first[0], "tune", "asft", "simulated", "--data.root=data", "--run.chain=other")
     assert (result.code, result.out) == (2, "")
     assert "recalign fit recommender LOG --seed_everything=0 --run.chain=other" in result.err

@@ -87,7 +87,7 @@ def test_the_recommender_goes_on_and_the_others_begin_anew(folder: Path):
 
 
 @pytest.mark.usefixtures("updated")
-def test_what_the_chain_leaves_is_that_of_the_grown_log(folder: Path):
+def test_update_records_the_ids_of_the_grown_log(folder: Path):
     before, after = (EarlierLog(str(folder / "runs" / name / IDS)) for name in ("tiny", "tiny-update"))
     assert after.users["user"].head(len(before.users)).equals(before.users["user"])
     assert after.items.head(len(before.items)).equals(before.items)
@@ -129,7 +129,7 @@ def test_the_same_update_again_runs_nothing_and_the_next_one_counts_from_the_fir
     ],
     ids=["no epochs", "no workers", "no users", "another reward", "its own folder"],
 )
-def test_what_cannot_go_on_is_refused_before_anything_runs(folder: Path, words: tuple[str, ...], said: str):
+def test_update_refuses_invalid_chains_and_logs_before_anything_runs(folder: Path, words: tuple[str, ...], said: str):
     events = pl.read_parquet(folder / "later/simulated/events.parquet")
     for part in ("world.yaml", "truth.npz"):
         (folder / "less/simulated").mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def test_the_first_bad_batch_is_named_although_it_is_read_later(folder: Path):
         guard.on_train_batch_end(trainer(4), None, torch.tensor(1.0))  # type: ignore[arg-type]
 
 
-def test_no_checkpoint_is_written_after_a_bad_batch(folder: Path):
+def test_nan_guard_writes_no_checkpoint_after_a_bad_batch(folder: Path):
     guard = NaNGuard(folder / "last.ckpt")
     guard.on_train_batch_end(trainer(11), None, {"loss": torch.tensor(1.0)})  # type: ignore[arg-type]
     guard.on_save_checkpoint(trainer(11), None, {})  # type: ignore[arg-type]

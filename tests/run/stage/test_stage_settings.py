@@ -203,7 +203,7 @@ def test_a_mistake_is_named_with_the_nearest_that_exists(words: str, says: str):
         (["--config", "log.yaml", "--print_config"], "reward: stars"),
     ],
 )
-def test_what_is_asked_to_be_shown_is_shown(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_options_that_print_exit_with_0(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     write("log.yaml", "data: {reward: stars}")
     with pytest.raises(SystemExit) as stop:
         parse(*words)
@@ -225,7 +225,7 @@ def test_keys_under_a_list_are_the_last_items():
     assert (callback["init_args"]["monitor"], callback["init_args"]["patience"]) == ("x", 7)
 
 
-def test_what_is_null_is_filled_from_where_it_is_said(monkeypatch: pytest.MonkeyPatch):
+def test_null_settings_are_filled_from_their_source(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stage_doubles.Toy.MAX_EPOCHS", 4, raising=False)
     words = ["--seed_everything=3", "--data.seed=null", "--trainer.max_epochs=null"]
     config = parse(*words)
@@ -245,7 +245,7 @@ def log_of(*words: str) -> dict[str, Any]:
     return parse(*words)["data"]["init_args"]["log"]
 
 
-def test_what_a_constructor_refuses_comes_with_a_remedy():
+def test_errors_of_constructors_have_a_remedy():
     of_every_type = ValueError("jsonargparse names every type that it tried")
     of_every_type.__cause__ = ValueError("power must not be negative, not -1")
     with pytest.raises(InputError) as refused, constructing():

@@ -44,7 +44,7 @@ def test_the_run_of_the_same_chain_and_seed_comes_first():
         ("toy/recommender/seed-0", "toy", "running"),
     ],
 )
-def test_no_other_run_is_taken(path: str, log: str, status: str):
+def test_resolve_ignores_runs_of_other_stages_logs_or_states(path: str, log: str, status: str):
     a_run(f"runs/{path}", log=log, status=status)
     assert resolved()[0] is None
 

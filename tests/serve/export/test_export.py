@@ -92,7 +92,7 @@ def test_fewer_events_and_a_prior_without_strength(made, tmp_path):
     assert bundle.recommend({"items": [*range(1, 31)], "times": [*range(30)]}).left_out.older == 10
 
 
-def test_nothing_of_a_user_is_in_a_bundle(bundled, made):
+def test_bundle_holds_nothing_of_users(bundled, made):
     folder = current(bundled)
     assert {file.name for file in folder.iterdir()} == {
         *("README.md", "bundle.json", "digests.json", "examples.json", "items.parquet", "items.safetensors"),
@@ -129,7 +129,7 @@ def copy(bundled, tmp_path):
         (lambda f: (f / "bundle.json").write_text(json.dumps({"format": 2})), "has format 2"),
     ],
 )
-def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
+def test_load_bundle_refuses_incomplete_bundles(spoil, says, bundled, tmp_path):
     folder = copy(bundled, tmp_path)
     load_bundle(folder)
     spoil(folder)
@@ -140,7 +140,7 @@ def test_what_is_not_whole_is_refused(spoil, says, bundled, tmp_path):
 @pytest.mark.parametrize(
     ("file", "says"), [("examples.json", "example 1 of .* gets another answer"), ("items.parquet", "41 rows; 39 items")]
 )
-def test_what_does_not_fit_together_is_refused_though_sealed(bundled, tmp_path, file, says):
+def test_load_bundle_refuses_sealed_files_that_contradict_each_other(bundled, tmp_path, file, says):
     folder = copy(bundled, tmp_path)
     if file == "examples.json":
         told = read_json(folder / file)
@@ -164,7 +164,7 @@ DEEP = b"[" * 100_000
         *(("bundle.json", {"time_unit": "x"}), ("bundle.json", {"inputs": ["x"]}), ("bundle.json", {"reward_sd": 0})),
     ],
 )
-def test_what_a_stranger_sealed_is_one_line(bundled, tmp_path, file, content):
+def test_load_bundle_refuses_crafted_files_in_one_line(bundled, tmp_path, file, content):
     folder = copy(bundled, tmp_path)
     sealed = content if isinstance(content, bytes) else json.dumps(read_json(folder / file) | content).encode()
     (folder / file).write_bytes(sealed)
@@ -192,7 +192,7 @@ def test_ties_are_as_wide_as_rounding_under_a_strong_tilt(bundled, tmp_path, str
     load_bundle(folder)
 
 
-def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path):
+def test_bundle_config_fills_missing_keys_with_defaults(bundled, tmp_path):
     folder = copy(bundled, tmp_path)
     about = read_json(folder / "bundle.json")
     del about["made_of"]
@@ -206,7 +206,7 @@ def test_what_an_older_recalign_did_not_write_has_its_default(bundled, tmp_path)
             load_bundle(folder)
 
 
-def test_what_no_graph_can_be_made_of_or_no_event_asked_from_is_said(made, log_root, tmp_path):
+def test_bundle_of_refuses_short_histories_and_logs_without_test_events(made, log_root, tmp_path):
     short = small.data_of(RecommenderData, log_root, "tastes", users="all", max_length=2)
     with pytest.raises(InputError, match=r"data\.max_length: a bundle needs histories of 3 events or more, not of 2"):
         bundle_of(replace(made, data=short), tmp_path)

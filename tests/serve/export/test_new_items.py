@@ -92,7 +92,7 @@ def test_an_old_version_takes_new_items_and_is_not_served_again_unasked(made, tm
         ({"item": [201, None]}, "no item id of the log's type, Int64, in row 2"),
     ],
 )
-def test_what_cannot_be_added(made, tmp_path, change, said):
+def test_add_items_refuses_invalid_tables(made, tmp_path, change, said):
     columns = {name: one for name, one in (NEW | {"item": [201, 202]} | change).items() if one is not None}
     pl.DataFrame(columns).write_parquet(tmp_path / "bad.parquet")
     before = load_bundle(made / "b").version
@@ -174,7 +174,7 @@ def test_new_items_without_an_item_prior(made, tmp_path):
     assert logps[0] == pytest.approx(logps[1], abs=1e-5)  # 41 is cold too
 
 
-def test_other_features_of_the_same_items_are_not_exported(made, tmp_path):
+def test_export_refuses_changed_item_features(made, tmp_path):
     """New items would be encoded by a table that the policy has never seen."""
     from recalign.run.stage.opened import OpenedRun
     from recalign.serve.export.command import bundle_of

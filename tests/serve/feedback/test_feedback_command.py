@@ -219,7 +219,7 @@ def test_files_of_a_pattern_may_have_their_columns_in_another_order_and_further_
     assert pl.read_parquet(folder / "log" / TABLE).equals(first)
 
 
-def test_nobody_is_forgotten_while_the_table_is_made(folder, monkeypatch):
+def test_forget_is_refused_while_the_table_is_made(folder, monkeypatch):
     """Who was erased from log and table would come back with the table that is being written."""
     module = "recalign.serve.feedback.feedback_command"
     refused = []
@@ -268,7 +268,7 @@ def test_outcomes_may_name_decisions_and_then_no_key_is_needed(folder, monkeypat
         ([*WORDS, "--out", "bought.csv"], "cannot be written"),
     ],
 )
-def test_what_cannot_be_used(words, what, folder):
+def test_feedback_refuses_invalid_options_and_tables(words, what, folder):
     (folder / "other").write_text(KEY + "x")
     text = (
         (folder / "bought.csv")

@@ -52,7 +52,7 @@ def rows(found: Joined, *columns: str) -> list[tuple]:
     return found.table.select(columns).rows()
 
 
-def test_what_was_shown_and_what_was_chosen():
+def test_join_gives_one_row_per_shown_item():
     drawn = decision("d1", "anna", 10, [3, 5, 7], [math.log(0.5), math.log(0.25), -1.0])
     ranked = decision("d2", "bob", 20, [3, 9])
     found = joined(frame(drawn, ranked), outcomes(("anna", 5, 12, 4.0), ("bob", 3, 21, None)))
@@ -71,7 +71,7 @@ def test_what_was_shown_and_what_was_chosen():
     assert found.counts["arms"] == {"explored": 1, "without exploration": 1}
 
 
-def test_what_may_be_said_of_a_single_item():
+def test_is_random_only_of_first_items_drawn_from_all_unseen():
     """The first of a list, with nothing before it and all unseen items to draw from; a ranked arm says nothing."""
     logp = [math.log(0.5)] * 2
     found = joined(
@@ -93,7 +93,7 @@ def test_what_may_be_said_of_a_single_item():
 
 
 @pytest.mark.parametrize("ignored", [float("nan"), float("inf")])
-def test_what_is_not_chosen_has_a_finite_reward(ignored):
+def test_rule_refuses_a_reward_of_ignored_items_that_is_not_finite(ignored):
     with pytest.raises(InputError, match="is not finite"):
         Rule(ignored=ignored)
 
@@ -111,7 +111,7 @@ def test_an_outcome_counts_for_the_newest_decision_within_the_window():
 
 
 @pytest.mark.parametrize("by", ["user", "decision"])
-def test_what_is_told_in_whole_seconds_may_come_within_that_of_its_decision(by):
+def test_outcomes_in_whole_seconds_count_for_a_decision_in_the_same_second(by):
     """Else most quick choices would count as shown and not chosen."""
     shown = frame(decision("d", "anna", 10, [3, 5], time=10_700_000), decision("e", "anna", 12, [7], time=12_999_999))
     who = {"user": ("anna", "anna"), "decision": ("d", "e")}[by]
@@ -124,7 +124,7 @@ def test_what_is_told_in_whole_seconds_may_come_within_that_of_its_decision(by):
 
 
 @pytest.mark.parametrize(("step", "window"), [(60, 300.0), (86_400, 86_400.0)])
-def test_what_is_told_in_minutes_or_dates_counts_for_a_decision_of_the_same(step, window):
+def test_outcomes_in_minutes_or_dates_count_for_a_decision_in_the_same(step, window):
     """A date is its midnight, which lies before every decision of the day."""
     days = 86_400 * 20
     first, last = decision("d", "anna", days + 40, [3]), decision("e", "bob", days + step + 59, [5])
@@ -225,7 +225,7 @@ def test_versions_are_named_never_averaged():
     assert "versions" in joined(shown.filter(version="v1"), told).counts
 
 
-def test_other_things_that_do_not_fit():
+def test_join_counts_misfits():
     shown = frame(
         decision("d1", "a", 1, [3], [-0.5], seed=7), decision("d2", "a", 2, [5], [-0.5], seed=7),
         decision("none", "a", 3, []), decision("ahead", "a", 20_000, [3]),
@@ -244,7 +244,7 @@ def test_other_things_that_do_not_fit():
     assert misfits["chosen items whose outcome came after the user's next decision"] == 1  # d2 and an empty one
 
 
-def test_what_nobody_was_shown_may_stay_so_that_histories_are_whole():
+def test_unshown_keeps_unattributed_outcomes_as_events():
     shown = frame(decision("d", "anna", 10, [3, 5]))
     told = outcomes(("anna", 3, 11, 1.0), ("anna", 3, 12, 0.5), ("anna", 8, 5, 2.0))
     found = joined(shown, told, unshown=True)
@@ -257,7 +257,7 @@ def test_what_nobody_was_shown_may_stay_so_that_histories_are_whole():
     assert found.counts["table"]["not shown"] == 2
 
 
-def test_what_nobody_was_shown_waits_for_the_lists_of_its_time():
+def test_unshown_events_wait_until_the_lists_of_their_time_are_mature():
     """A later table only adds rows after those that this one has: `recalign update` takes no others."""
     shown = [decision("d", "anna", 10, [3]), decision("e", "anna", 8_950, [5])]
     told = [("anna", 8, 5, 1.0), ("anna", 5, 8_960, 1.0), ("anna", 9, 8_970, 1.0)]

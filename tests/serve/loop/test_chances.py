@@ -22,6 +22,6 @@ AHEAD = -np.log(1 + np.exp(-1))  # of an item whose only rival scores one less
         ([0, 1], 1, [-np.inf, -np.inf]),
     ],
 )
-def test_what_a_policy_would_not_show_has_no_chance(items, fixed, expected):
+def test_of_list_gives_items_that_the_policy_would_not_show_no_probability(items, fixed, expected):
     found = of_list(SCORES, np.array(items), Explore(temperature=1.0, fixed=fixed))
     assert found == pytest.approx(np.array(expected))

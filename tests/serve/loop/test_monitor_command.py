@@ -127,7 +127,7 @@ def test_a_version_that_is_not_there_is_watched_without_its_items(bundled, bundl
         (["--start", "gone"], "no bundle"),
     ],
 )
-def test_what_cannot_be_used(words, what, bundled, bundle, tmp_path, capsys):
+def test_monitor_refuses_invalid_options(words, what, bundled, bundle, tmp_path, capsys):
     assert main(["monitor", str(bundled), str(logged(tmp_path, bundle)), *words]) == 2
     said = capsys.readouterr().err
     assert what in said

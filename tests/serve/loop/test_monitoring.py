@@ -97,7 +97,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("how", "figure"), [*zip(BROKEN, ("list", "chosen", "unknown"), strict=True)])
-def test_what_breaks_in_a_week_is_seen_in_it(how, figure):
+def test_compare_windows_alarms_in_the_broken_week(how, figure):
     seen = 0
     for seed in range(5):
         table = weeks(seed, 400)

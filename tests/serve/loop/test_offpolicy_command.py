@@ -110,7 +110,7 @@ def test_the_served_policy_is_worth_what_it_earned(bundled, served, around):
     assert low < earned < high
 
 
-def test_another_temperature_is_worth_what_it_would_have_earned(bundled, served):
+def test_estimate_of_another_temperature_is_its_true_value(bundled, served):
     bundle = load_bundle(bundled)
     value = valued(bundle, served, Explore(1.0)).value
     from recalign.serve.loop.chances import _request
@@ -170,7 +170,7 @@ def when(decision: Any, then: Any, column: str) -> pl.Expr:
     return pl.when(pl.col("decision") == decision).then(pl.lit(then)).otherwise(column).alias(column)
 
 
-def test_what_cannot_be_used_is_counted_by_its_reason(around, served, tmp_path):
+def test_left_out_lists_are_counted_by_reason(around, served, tmp_path):
     one, two, three, four, five, six = served.lists["decision"][:6]
     of = pl.col("decision")
     path = changed(
@@ -242,7 +242,7 @@ def test_propensities_that_do_not_fit_their_version_are_left_out(bundled, around
         estimate_versions(bundle, Explore(2.0), read_served(all_wrong), {bundle.version: bundle})
 
 
-def test_another_reward_leaves_the_histories_as_the_server_had_them(around, served, tmp_path):
+def test_changed_rewards_leave_the_histories_of_the_server(around, served, tmp_path):
     path = changed(around, tmp_path / "log")
     log = yaml.safe_load(path.read_text())
     log["data"]["reward"] = "3 * reward - 1"  # of what was chosen, 1, that is another
@@ -282,7 +282,7 @@ def test_a_candidate_that_fixes_other_places_has_no_support(bundled, around, ser
     assert "the same items at the fixed places" in found.value.refused["cascade"]
 
 
-def test_what_is_served_has_no_drift_from_itself_and_some_at_another_temperature(bundled, around, served, tmp_path):
+def test_policy_drift_is_zero_from_itself_and_not_at_another_temperature(bundled, around, served, tmp_path):
     """Two lists are left out: one for its history, one for an item that the start does not have."""
     bundle, drawn = load_bundle(bundled), served.lists.filter(arm="explored")
     found, counts = policy_drift(bundle, served)
@@ -334,7 +334,7 @@ def test_a_server_s_own_log_is_watched(bundled, around, served, tmp_path, capsys
         (["--clip", "-1"], "clip"),
     ],
 )
-def test_what_cannot_be_used(words, what, bundled, around, tmp_path, monkeypatch, capsys):
+def test_offpolicy_refuses_invalid_options_and_logs(words, what, bundled, around, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("list.yaml").write_text("[1, 2]")
     Path("other.yaml").write_text("data: {reward: stars}")

@@ -46,7 +46,7 @@ def test_a_request_is_answered_by_titled_items(bundle):
     assert not set(items_of(answer)) & set(ITEMS)
 
 
-def test_what_was_seen_may_be_asked_for(bundle):
+def test_seen_include_recommends_items_of_the_history(bundle):
     answer = bundle.recommend(request(seen="include", k=40))
     assert sorted(items_of(answer)) == sorted(bundle.catalogue.ids)
 
@@ -191,7 +191,7 @@ def test_an_error_says_which_request(bundle):
         ({"time": 5}, "time", "does not take the request's time"),
     ],
 )
-def test_what_this_bundle_cannot_answer(given, where, says, bundle):
+def test_recommend_refuses_requests_that_the_bundle_cannot_answer(given, where, says, bundle):
     with pytest.raises(InputError, match=says) as refused:
         bundle.recommend(given)
     assert refused.value.where == where
@@ -202,7 +202,7 @@ def catalogue(**settings) -> Catalogue:
     return served.catalogue("abcdefghij", **settings)
 
 
-def test_what_the_log_did_to_times_is_repeated():
+def test_encode_rounds_times_as_the_log_does():
     encoded = catalogue(time_unit="ms", time_resolution=60, request_time="known").encode(
         Request(["a", "b"], [60_500, 119_999], time=185_000)
     )
@@ -314,7 +314,7 @@ def test_a_run_stands_for_the_bundles_in_it(bundled, tmp_path):
     assert current(tmp_path) == tmp_path
 
 
-def test_what_is_no_request_is_refused(bundled):
+def test_recommend_refuses_objects_that_are_no_requests(bundled):
     bundle = load_bundle(bundled)
     other_frame = type("Frame", (), {"columns": ["user", "item"]})()
     for given in ("abc", other_frame, None, 5):

@@ -171,7 +171,7 @@ def kept(decisions: Decisions, *users: str) -> None:
         assert answer.decision
 
 
-def test_what_was_given_up_before_it_was_written_is_no_decision(app, decisions, monkeypatch):
+def test_requests_that_timed_out_before_writing_are_not_logged(app, decisions, monkeypatch):
     monkeypatch.setattr("recalign.serve.server.service.TIMEOUT", 0.2)
     hangs, goes_on, append = threading.Event(), threading.Event(), decisions.log.append
 
@@ -239,7 +239,7 @@ def test_a_damaged_record_is_left_out_by_number(decisions, change):
     assert damaged == [2]
 
 
-def test_what_a_log_needs(bundled, tmp_path, monkeypatch):
+def test_serve_refuses_a_decision_log_without_a_key(bundled, tmp_path, monkeypatch):
     from recalign.serve.server.command import serve
 
     for name in ("RECALIGN_TOKEN", "RECALIGN_DECISIONS_KEY"):

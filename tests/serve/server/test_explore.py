@@ -172,7 +172,7 @@ def test_filters_that_leave_few_leave_a_short_list(bundled):
         ({"seed": "7"}, "explore.seed"),
     ],
 )
-def test_what_cannot_be_explored(explore, where):
+def test_explore_refuses_invalid_settings(explore, where):
     with pytest.raises(InputError) as refused:
         Request.from_any({"explore": explore})
     assert refused.value.where == where

@@ -48,7 +48,7 @@ def test_from_json_and_from_python_it_is_the_same():
         ({"boost": [{"column": "x", "value": 1, "weight": 1}] * 101}, "boost"),
     ],
 )
-def test_what_no_bundle_can_answer(given, where):
+def test_request_refuses_invalid_fields(given, where):
     with pytest.raises(InputError) as refused:
         Request.from_any(given)
     assert refused.value.where == where

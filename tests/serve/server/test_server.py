@@ -69,7 +69,7 @@ def test_over_the_wire_the_answer_is_pythons(server, bundled):
     assert scored["log_probs"][1] is None
 
 
-def test_what_is_said_of_itself(server):
+def test_server_answers_ready_openapi_and_metrics(server):
     assert server.ask("/ready", method="GET")[0] == 200
     page = server.ask("/openapi.json", method="GET")[2]
     assert set(page["paths"]) == {"/", "/bundle", "/items", "/try", *ANSWERS}
@@ -114,7 +114,7 @@ CHUNKED = b"POST /score HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\
         *((CHUNKED + b";", b"x"), (CHUNKED + b"\r\n{\r\n0\r\n", b"a: b\r\n")),  # between and after parts of a body
     ],
 )
-def test_what_has_no_end_is_ended(server, head, more):
+def test_server_ends_requests_that_never_end(server, head, more):
     with socket.create_connection(("127.0.0.1", server.port)) as asking, pytest.raises(ConnectionError):
         asking.sendall(head + more * (20_000_000 // len(more)))
 
@@ -298,7 +298,7 @@ def test_pages_of_named_sites_may_ask(bundled):
     assert named == [shop["origin"], None, shop["origin"], shop["origin"]]
 
 
-def test_too_many_are_told_to_come_back(app, monkeypatch):
+def test_server_answers_503_when_the_queue_is_full(app, monkeypatch):
     monkeypatch.setattr("recalign.serve.server.service.TIMEOUT", 300.0)  # who is queued is answered, however late
     many = [call(app, "/recommend", json.dumps(ASKED).encode()) for _ in range(400)]
     found = running(app, *many)
@@ -358,7 +358,7 @@ def test_whatever_is_asked_ten_thousand_times(app):
     fuzzed(app, 10_000)
 
 
-def test_what_cannot_be_served(bundled, tmp_path, monkeypatch):
+def test_serve_refuses_what_cannot_be_served(bundled, tmp_path, monkeypatch):
     from recalign.serve.server.command import TOKEN as VARIABLE
     from recalign.serve.server.command import bind_socket, secret, serve
 

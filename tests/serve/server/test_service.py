@@ -13,7 +13,7 @@ from recalign.serve.server.service import SHORT, Batcher
 
 
 @pytest.mark.parametrize(("seconds", "in_the_loop"), [(SHORT / 8, True), (SHORT / 7, False)])
-def test_what_is_short_together_is_answered_in_the_loop_and_else_in_threads(seconds, in_the_loop):
+def test_batcher_answers_short_batches_in_the_loop_and_others_in_threads(seconds, in_the_loop):
     done: list[tuple[int, bool]] = []
 
     def work(taken: list[int]) -> list[int]:

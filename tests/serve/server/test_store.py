@@ -54,7 +54,7 @@ def test_a_history_is_in_the_order_of_time_and_then_of_arrival(store):
     assert store.history("nobody") == []
 
 
-def test_what_is_told_again_changes_nothing(store):
+def test_add_ignores_events_whose_id_is_stored(store):
     assert vars(store.add([row(id="1"), row(id="2", item=5)])) == {"added": 2, "repeated": 0}
     assert vars(store.add([row(id="2", item=7), row(id="3", item=9)])) == {"added": 1, "repeated": 1}
     assert [item for item, _, _ in store.history("anna")] == [3, 5, 9]
@@ -67,7 +67,7 @@ def test_the_newest_ten_thousand_are_read(store):
     assert [item for item, _, _ in store.history("anna", until=7)] == list(range(8))
 
 
-def test_of_whom_is_deleted_nothing_is_left_in_the_file(store, tmp_path):
+def test_delete_leaves_nothing_of_a_user_in_the_file(store, tmp_path):
     store.add([row("somebody-special", id=str(n)) for n in range(50)])
     store.add([row("bob")])
     assert store.delete("somebody-special") == 50
@@ -78,7 +78,7 @@ def test_of_whom_is_deleted_nothing_is_left_in_the_file(store, tmp_path):
     assert store.history("somebody-special") == []
 
 
-def test_what_has_been_here_for_too_long_is_not_read_and_is_deleted(tmp_path, monkeypatch):
+def test_retention_hides_and_deletes_old_events(tmp_path, monkeypatch):
     store, began = Store(tmp_path / "store.sqlite", days=2), time.time()
     store.add([row(id="1")])
     monkeypatch.setattr(time, "time", lambda: began + 1.5 * DAY)
@@ -92,7 +92,7 @@ def test_what_has_been_here_for_too_long_is_not_read_and_is_deleted(tmp_path, mo
     store.close()
 
 
-def test_only_its_owner_may_read_it(store, tmp_path):
+def test_store_is_readable_by_its_owner_only(store, tmp_path):
     store.add([row()])
     found = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "kept").iterdir()}
     assert found == dict.fromkeys(["store.sqlite", "store.sqlite-wal", "store.sqlite-shm"], 0o600)
@@ -103,7 +103,7 @@ def test_only_its_owner_may_read_it(store, tmp_path):
     assert "chmod 600" in str(refused.value)
 
 
-def test_what_a_backup_kept_from_being_overwritten_is_overwritten_later(store, tmp_path, monkeypatch):
+def test_erased_pages_are_overwritten_once_a_backup_has_ended(store, tmp_path, monkeypatch):
     """Without a retention too: a deleted user stood in the log of writes until the server stopped."""
     monkeypatch.setattr("recalign.serve.server.database.RETRY", 0.05)
     log = tmp_path / "kept" / "store.sqlite-wal"
@@ -137,7 +137,7 @@ def database(file: Path, said: str) -> None:
     connection.close()
 
 
-def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path):
+def test_store_refuses_another_database_and_leaves_it_unchanged(tmp_path):
     file = tmp_path / "other.sqlite"
     database(file, "CREATE TABLE films (title)")
     before = file.read_bytes()
@@ -155,7 +155,7 @@ def test_what_is_no_store_is_refused_and_left_as_it_is(tmp_path):
         Store(tmp_path)
 
 
-def test_two_servers_may_share_it(store, tmp_path):
+def test_two_servers_can_share_a_store(store, tmp_path):
     other = Store(tmp_path / "kept" / "store.sqlite")
     store.add([row(id="1")])
     assert vars(other.add([row(id="1"), row(id="2", item=5)])) == {"added": 1, "repeated": 1}
@@ -163,7 +163,7 @@ def test_two_servers_may_share_it(store, tmp_path):
     other.close()
 
 
-def test_it_may_be_closed_while_threads_use_it(tmp_path):
+def test_store_can_be_closed_while_threads_use_it(tmp_path):
     """SQLite crashed the process where a connection was closed during a statement of another thread."""
     events = [row(id=str(n), time=n) for n in range(2000)]
 
@@ -355,7 +355,7 @@ def test_a_store_that_fails_is_a_503_and_names_nobody(app, store, monkeypatch, c
     assert capsys.readouterr().err == "the store: database or disk is full\n"
 
 
-def test_too_many_at_once_are_told_to_come_back(app, store, monkeypatch):
+def test_store_answers_503_when_too_many_requests_wait(app, store, monkeypatch):
     monkeypatch.setattr(store, "add", lambda rows: time.sleep(0.001) or store.__class__.add(store, rows))
     calls = [post(app, "/events", {"events": [event(n)]}, EVENTS_TOKEN) for n in range(300)]
     statuses = [status for status, _, _ in running(app, *calls)]
@@ -383,7 +383,7 @@ def test_whatever_is_told_is_answered_without_a_fault(app):
     running(app, one_after_another())
 
 
-def test_what_a_store_needs(bundled, tmp_path, monkeypatch):
+def test_serve_refuses_a_store_without_its_own_token(bundled, tmp_path, monkeypatch):
     from recalign.serve.server.command import serve
 
     words = [str(bundled), "--port", "0"]

@@ -163,7 +163,7 @@ def refused(folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
-def test_what_a_stranger_sealed_is_refused_in_one_line(name, bundled, tmp_path):
+def test_load_bundle_refuses_crafted_bundles_in_one_line(name, bundled, tmp_path):
     folder = shutil.copytree(current(bundled), tmp_path / "it")
     attack, says = ATTACKS[name]
     attack(folder)
