@@ -25,6 +25,9 @@ FEW = 10
 STEPS = (86_400 * MICRO, 60 * MICRO, MICRO, MICRO // 1000, 1)
 """Resolutions of outcome times, in microseconds: days, minutes, seconds, milliseconds, microseconds."""
 Counts = dict[str, int | float | str]
+Attribution = tuple[pl.DataFrame, pl.DataFrame, Counts]
+"""Outcomes with their ``decision``; outcomes before the decision that showed their item (``shown_at``); and how many
+outcomes are not attributed, by reason."""
 ORDER = (
     "user", "item", "timestamp", "reward", "shown", "chosen", "outcome_at", "event_at", "settled", "position",
     "last_outcome",
@@ -151,13 +154,8 @@ def _with_item_ids(outcomes: pl.DataFrame, shown: pl.Series) -> pl.DataFrame:
     return outcomes.with_columns(items)
 
 
-def _attribute(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
-    """Attribute outcomes to decisions.
-
-    Returns:
-        Outcomes with their ``decision``; outcomes before the decision that showed their item, ``shown_at``; and how
-        many outcomes are not attributed, by reason.
-    """
+def _attribute(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> Attribution:
+    """Attribute outcomes to decisions."""
     # Decision times are floored to the resolution of outcome times, else an outcome .2 s later could seem earlier.
     step = next(one for one in STEPS if (outcomes["time"] % one == 0).all())
     shown = shown.select("user", "item", "decision", shown_at=pl.col("time") // step * step)
@@ -206,9 +204,7 @@ def _shown_items(decisions: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(propensity=pl.when(drawn).then(chance), is_random=(drawn & alone).fill_null(False))
 
 
-def _attribute_by_decision(
-    outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule
-) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+def _attribute_by_decision(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> Attribution:
     shown = shown.drop("user")
     logged = outcomes.join(shown.unique("decision"), on="decision", how="semi")
     of_shown = logged.join(shown, on=["decision", "item"], how="inner", maintain_order="left")
@@ -223,9 +219,7 @@ def _attribute_by_decision(
     return of_shown.filter((delay >= 0) & (delay <= rule.window)), early, reasons
 
 
-def _attribute_by_user(
-    outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule
-) -> tuple[pl.DataFrame, pl.DataFrame, Counts]:
+def _attribute_by_user(outcomes: pl.DataFrame, shown: pl.DataFrame, rule: Rule) -> Attribution:
     shown = shown.with_columns(time="shown_at").sort("time", maintain_order=True)
     on = {"on": "time", "by": ["user", "item"], "check_sortedness": False}
     on |= {"tolerance": round(rule.window * MICRO)}
