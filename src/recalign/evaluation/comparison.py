@@ -54,7 +54,7 @@ METRICS: dict[str, tuple[str, str | None]] = {
 }
 OF_USERS = (HITS, "value", "policy/coverage@10", "policy/ndcg_retained", "cold_targets", "reward/user_sd", "offpolicy/")
 """Plain numbers that vary mostly between users (prefixes): they get no interval from the spread over seeds."""
-LEAST_DRAWS = 80
+MIN_DRAWS = 80
 """Fewest bootstrap draws per row. Holm multiplies the smallest p-value, 2 / (draws + 1), by the number of rows: below
 40 draws per row nothing can be significant; with twice as many no interval ends at the most extreme draw."""
 SCHEMA = dict.fromkeys(("method", "seed", "split", "metric"), pl.String) | dict.fromkeys(
@@ -89,34 +89,41 @@ class SplitTable:
         self.frames = {(run.method, run.seed): run.splits[split] for run in runs if split in run.splits}
         user = next(iter(self.frames.values()))["user"].to_numpy()
         self.first_U = np.flatnonzero(np.diff(user, prepend=-1))  # index of each user's first event
-        least = LEAST_DRAWS * len({method for method, _ in self.frames})
-        self.bootstrap = CrossedBootstrap(len(self.first_U), max(draws, least))
+        min_draws = MIN_DRAWS * len({method for method, _ in self.frames})
+        self.bootstrap = CrossedBootstrap(len(self.first_U), max(draws, min_draws))
 
     def rows(self, metric: str) -> Iterator[CsvRow]:
         """Rows of a metric and of its differences to each reference."""
         if metric == ALL_USERS:
-            hits: Plain = {}
-            for (method, seed), frame in self.frames.items():
-                hits.setdefault((method, HITS), {})[seed] = float((frame[ALL_USERS] > 0).sum())
-            yield from _plain_rows(hits, self.split, self.frames, self.bootstrap.draws)
+            yield from self._hits()
         events = self._events(*METRICS[metric])
-        compared = {("", method): by_seed for method, by_seed in events.items()} | dict(self._compared(metric, events))
-        families: dict[str, dict[str, Estimate]] = {reference: {} for reference in self.roles.compared_with()}
-        for ((difference, method), by_seed), (value_S, estimate) in zip(
-            compared.items(), self._estimates(list(compared.values())), strict=True
-        ):
-            name = f"{difference}/{metric}" if difference else metric
-            for seed, value in zip(by_seed, value_S, strict=True):
-                yield method, str(seed), self.split, name, value, None, None
-            yield method, "all", self.split, name, estimate.value, *estimate.interval()
-            if (reference := difference.removeprefix("diff_")) in families:
-                families[reference][method] = estimate
-        for reference, family in families.items():
-            p_values = holm([estimate.p_value() for estimate in family.values()])
-            corrected = zip(holm_intervals(list(family.values())), p_values, strict=True)
-            for (method, estimate), (interval, p) in zip(family.items(), corrected, strict=True):
-                yield method, "all", self.split, f"holm_{reference}/{metric}", estimate.value, *interval
-                yield method, "all", self.split, f"p_{reference}/{metric}", float(p), None, None
+        measured = {("", method): by_seed for method, by_seed in events.items()} | dict(self._contrasts(metric, events))
+        estimates: dict[Name, Estimate] = {}
+        for name, (value_S, estimate) in zip(measured, self._estimates(list(measured.values())), strict=True):
+            estimates[name] = estimate
+            contrast, method = name
+            column = f"{contrast}/{metric}" if contrast else metric
+            for seed, value in zip(measured[name], value_S, strict=True):
+                yield method, str(seed), self.split, column, value, None, None
+            yield method, "all", self.split, column, estimate.value, *estimate.interval()
+        for reference in self.roles.compared_with():
+            family = {method: x for (contrast, method), x in estimates.items() if contrast == f"diff_{reference}"}
+            yield from self._corrected(f"{reference}/{metric}", family)
+
+    def _hits(self) -> Iterator[CsvRow]:
+        """Rows of `HITS`."""
+        hits: Plain = {}
+        for (method, seed), frame in self.frames.items():
+            hits.setdefault((method, HITS), {})[seed] = float((frame[ALL_USERS] > 0).sum())
+        yield from _plain_rows(hits, self.split, self.frames, self.bootstrap.draws)
+
+    def _corrected(self, name: str, family: dict[str, Estimate]) -> Iterator[CsvRow]:
+        """Rows of a family of differences, by method, after Holm's correction."""
+        estimates = list(family.values())
+        p_values = holm([estimate.p_value() for estimate in estimates])
+        for method, estimate, interval, p in zip(family, estimates, holm_intervals(estimates), p_values, strict=True):
+            yield method, "all", self.split, f"holm_{name}", estimate.value, *interval
+            yield method, "all", self.split, f"p_{name}", float(p), None, None
 
     def _events(self, column: str, flag: str | None) -> dict[str, Events]:
         """A metric's values by method and seed, for the runs that have events of it."""
@@ -131,35 +138,47 @@ class SplitTable:
                     events.setdefault(method, {})[seed] = np.ma.masked_array(value_E, ~present.to_numpy())
         return events
 
-    def _compared(self, metric: str, events: dict[str, Events]) -> Iterator[tuple[Name, Events]]:
-        """Event-wise differences, on the seeds and events that both methods have."""
-        roles, candidates = self.roles, self.roles.candidates(events)
-        pairs: list[tuple[str, Iterable[str]]] = []
+    def _contrasts(self, metric: str, events: dict[str, Events]) -> Iterator[tuple[Name, Events]]:
+        """All differences between methods in a metric, event by event."""
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
-            pairs += [(reference, events) for reference in roles.compared_with()]
+            for reference in self.roles.compared_with():
+                yield from self._differences(reference, events, events)
         if metric in (NDCG_ALL, JUDGE_VALUE):
-            pairs += [(other, candidates) for other in NON_LEARNED_BASELINES]
+            for reference in NON_LEARNED_BASELINES:
+                yield from self._differences(reference, self.roles.candidates(events), events)
+        if metric == JUDGE_VALUE:
+            yield from self._beyond_placebos(events)
+
+    def _differences(
+        self, reference: str, methods: Iterable[str], events: dict[str, Events]
+    ) -> Iterator[tuple[Name, Events]]:
+        """Methods minus a reference, on the seeds and events that both have."""
+        subtracted = self._better_baseline(events) if reference == BEST else reference
+        other = events.get(subtracted, {})
+        for method in methods:
+            paired = {seed: value_E - other[seed] for seed, value_E in events[method].items() if seed in other}
+            paired = {seed: difference_E for seed, difference_E in paired.items() if difference_E.count()}
+            if paired and method != subtracted:
+                yield (f"diff_{reference}", method), paired
+
+    def _beyond_placebos(self, events: dict[str, Events]) -> Iterator[tuple[Name, Events]]:
+        """Candidates' gains minus `PLACEBO_FACTOR` times the gains of their placebos, on the seeds that all have."""
+        base = events.get(self._better_baseline(events), {})
+        for method in self.roles.candidates(events):
+            for placebo in self.roles.placebos_of(method):
+                value, sham = events[method], events.get(placebo, {})
+                seeds = sorted(value.keys() & sham.keys() & base.keys())
+                beyond = {s: value[s] - base[s] - PLACEBO_FACTOR * (sham[s] - base[s]) for s in seeds}
+                if beyond and all(beyond_E.count() for beyond_E in beyond.values()):
+                    yield (f"gain_minus_2x_{placebo}", method), beyond
+
+    def _better_baseline(self, events: dict[str, Events]) -> str:
+        """The baseline with the highest mean over its seeds; empty if there is none."""
         means = {
             method: float(np.mean([value_E.mean() for value_E in by_seed.values()]))
             for method, by_seed in events.items()
         }
-        best = roles.better_baseline(means)
-        for reference, methods in pairs:
-            against = best if reference == BEST else reference
-            other = events.get(str(against), {})
-            for method in methods:
-                paired = {seed: value_E - other[seed] for seed, value_E in events[method].items() if seed in other}
-                paired = {seed: difference_E for seed, difference_E in paired.items() if difference_E.count()}
-                if paired and method != against:
-                    yield (f"diff_{reference}", method), paired
-        base = events.get(str(best), {})
-        for method in candidates if metric == JUDGE_VALUE else ():
-            for placebo in roles.placebos_of(method):
-                sham, own = events.get(placebo, {}), events[method]
-                seeds = sorted(own.keys() & sham.keys() & base.keys())
-                beyond = {s: own[s] - base[s] - PLACEBO_FACTOR * (sham[s] - base[s]) for s in seeds}
-                if beyond and all(beyond_E.count() for beyond_E in beyond.values()):
-                    yield (f"gain_minus_2x_{placebo}", method), beyond
+        return self.roles.better_baseline(means) or ""
 
     def _estimates(self, measured: Sequence[Events]) -> Iterator[tuple[np.ndarray, Estimate]]:
         """The mean of each metric with each seed, (S,), and its mean over seeds."""
