@@ -18,7 +18,7 @@ from recalign.artifacts import recorded_digest
 from recalign.data.sequences import Batch
 from recalign.errors import InputError
 from recalign.evaluation.counted_rows import TableRow
-from recalign.evaluation.value import Once
+from recalign.evaluation.value import BatchEncodings
 from recalign.files import read_json, sha256
 from recalign.recommender.checkpoint import load_net
 from recalign.recommender.policy import Policy
@@ -76,11 +76,11 @@ class Rerank(Policy):
         self.policy, self.reward, self.strength, self.spread = policy, reward, strength, spread
 
     def encode(self, batch: Batch) -> RerankState:
-        return self.encode_once(lambda read: read(batch))
+        return self.encode_shared(BatchEncodings(batch))
 
-    def encode_once(self, once: Once) -> RerankState:
-        """`encode` that shares states with other rows that have the same policy or scores (`value.Composed`)."""
-        return RerankState(once(self.policy.encode), once(self.reward.states))
+    def encode_shared(self, encodings: BatchEncodings) -> RerankState:
+        """`encode` that shares states with other policies of the same networks (`value.Composed`)."""
+        return RerankState(encodings.state(self.policy), encodings.reward_states(self.reward))
 
     def log_probs(self, state: RerankState, items: Tensor | None = None) -> Tensor:
         logp_TV = self.tilted(self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -24,17 +23,35 @@ from recalign.recommender.policy import Policy, State, chunks, seen_within
 from recalign.reward import RewardEnsemble
 
 TOP_K = 10  # items that a policy shows
-OTHERS: tuple[Group, ...] = ("B1", "B2")  # user groups on which no values are measured
+JUDGE_GROUPS: tuple[Group, ...] = ("B1", "B2")  # users of judges, on whom no values are measured
 
-Once = Callable[[Callable[[Batch], Any]], Any]
-"""Calls a function with the current batch, and caches the result."""
+
+class BatchEncodings:
+    """States of one batch by network: policies that share a network share its state."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self._state_of: dict[int, Any] = {}  # by id of the network
+
+    def state(self, policy: Policy) -> State:
+        """A policy's state of the batch."""
+        return policy.encode_shared(self) if isinstance(policy, Composed) else self._once(policy, policy.encode)
+
+    def reward_states(self, reward: Any) -> Tensor:
+        """The states of a `RewardEnsemble`, or of other scores with this method, for the batch."""
+        return self._once(reward, reward.states)
+
+    def _once(self, network: nn.Module, encode: Callable[[Batch], Any]) -> Any:
+        if id(network) not in self._state_of:
+            self._state_of[id(network)] = encode(self.batch)
+        return self._state_of[id(network)]
 
 
 @runtime_checkable
 class Composed(Protocol):
-    """A policy made of networks that other rows share: `encode_once` lets each encode a batch only once."""
+    """A policy made of networks that other policies may share, such as a reranked one."""
 
-    def encode_once(self, once: Once) -> State: ...
+    def encode_shared(self, encodings: BatchEncodings) -> State: ...
 
 
 @dataclass(frozen=True)
@@ -72,39 +89,43 @@ def evaluate_policies(
     count_W = torch.from_numpy(np.append(0, count_V))  # by item, 0 for one that training never saw
     percentile_V = np.searchsorted(np.sort(count_V), count_V) / len(count_V)  # share of items with fewer events
     percentile_W = torch.from_numpy(np.append(0, percentile_V)).float()
-    nets: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
-    for net in nets:
-        net.eval().to(device)
-    read_by_itself = {name: own for name, own in scorers.own_data.items() if name in scorers.rewards}
-    own_batches = {name: iter(own.loader(windows, seen=False)) for name, own in read_by_itself.items()}
+    networks: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
+    for network in networks:
+        network.eval().to(device)
+    own_batches = {
+        metric: iter(own.loader(windows, seen=False))
+        for metric, own in scorers.own_data.items()
+        if metric in scorers.rewards
+    }
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
-    batches, console = data.loader(windows), Console(stderr=True)
-    for read in track(batches, f"evaluating {split}", console=console, transient=True, disable=not console.is_terminal):
-        batch = read.to(device)
-        once: Once = functools.cache(lambda read, batch=batch: read(batch))
-        states = {
-            name: policy.encode_once(once) if isinstance(policy, Composed) else once(policy.encode)
-            for name, policy in policies.items()
-        }
-        start = once(scorers.start.encode)
-        by_itself = {name: next(own).to(device) for name, own in own_batches.items()}
-        scored = {
-            name: net.states(by_itself[name]) if name in by_itself else once(net.states)
-            for name, net in scorers.rewards.items()
+    loader, console = data.loader(windows), Console(stderr=True)
+    batches = track(loader, f"evaluating {split}", console=console, transient=True, disable=not console.is_terminal)
+    for cpu_batch in batches:
+        batch = cpu_batch.to(device)
+        encodings = BatchEncodings(batch)
+        states = {name: encodings.state(policy) for name, policy in policies.items()}
+        start_state = encodings.state(scorers.start)
+        reward_states = {
+            metric: net.states(next(own_batches[metric]).to(device))
+            if metric in own_batches
+            else encodings.reward_states(net)
+            for metric, net in scorers.rewards.items()
         }
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
-        events |= {"not_in_catalogue": batch.target_T == 0, "count": count_W[read.target_T]}
-        for rows in chunks(len(batch.target_T), data.num_items):  # events x items may not fit into memory
-            of_events = {column: value[rows] for column, value in events.items()}
-            start_TV = scorers.start.log_probs(start[rows])
-            first_TK = scorers.start.lists.top_k_from_scores(start_TV, TOP_K, seen_within(batch.seen_N, rows))[1] + 1
+        events |= {"not_in_catalogue": batch.target_T == 0, "count": count_W[cpu_batch.target_T]}
+        for part in chunks(len(batch.target_T), data.num_items):  # events x items may not fit into memory
+            start_TV = scorers.start.log_probs(start_state[part])
+            start_TK = scorers.start.lists.top_k_from_scores(start_TV, TOP_K, seen_within(batch.seen_N, part))[1] + 1
             for name, policy in policies.items():
-                row = of_events | _of_policy(policy, states[name][rows], batch, rows, start_TV, scorers.truth_UV)
-                shown = row["shown"]
+                row = {column: value[part] for column, value in events.items()}
+                row |= _of_policy(policy, states[name][part], batch, part, start_TV, scorers.truth_UV)
+                shown_TK = row["shown"]
                 for metric, net in scorers.rewards.items():
-                    row[metric] = mean_shown(net.predict(scored[metric][:, rows], shown.clamp(min=1)), shown)
-                row["changed@10"] = mean_shown((first_TK[:, :, None] != shown[:, None]).all(dim=2), first_TK)
-                row["popularity@10"] = mean_shown(percentile_W.to(shown.device)[shown], shown)
+                    value_TK = net.predict(reward_states[metric][:, part], shown_TK.clamp(min=1))
+                    row[metric] = mean_shown(value_TK, shown_TK)
+                dropped_TK = (start_TK[:, :, None] != shown_TK[:, None]).all(dim=2)
+                row["changed@10"] = mean_shown(dropped_TK, start_TK)
+                row["popularity@10"] = mean_shown(percentile_W.to(shown_TK.device)[shown_TK], shown_TK)
                 collected[name].append(pl.DataFrame({column: value.cpu().numpy() for column, value in row.items()}))
     means = user_mean_rewards(data.sequences, split)
     frames = {name: _frame(pl.concat(frames), means) for name, frames in collected.items()}
@@ -123,14 +144,13 @@ def ranks_of_others(
         A frame for each method: ``user, event, rank``, as in `evaluate_policies`.
     """
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
-    for group in OTHERS:
-        for read in data.loader(data.windows(split, group)):
-            batch = read.to(device)
-            once: Once = functools.cache(lambda read, batch=batch: read(batch))
-            events = {"user": read.user_B[read.row_T].numpy(), "event": read.event_T.numpy()}
+    for group in JUDGE_GROUPS:
+        for cpu_batch in data.loader(data.windows(split, group)):
+            batch = cpu_batch.to(device)
+            encodings = BatchEncodings(batch)
+            events = {"user": cpu_batch.user_B[cpu_batch.row_T].numpy(), "event": cpu_batch.event_T.numpy()}
             for name, policy in policies.items():
-                state = policy.encode_once(once) if isinstance(policy, Composed) else once(policy.encode)
-                rank_T = policy.ranks(state, batch.target_T, batch.unranked_N)
+                rank_T = policy.ranks(encodings.state(policy), batch.target_T, batch.unranked_N)
                 collected[name].append(pl.DataFrame(events | {"rank": rank_T.cpu().numpy()}))
     empty = pl.DataFrame(schema=dict.fromkeys(("user", "event", "rank"), pl.UInt32))
     return {name: pl.concat([empty, *(part.cast(empty.schema) for part in parts)]) for name, parts in collected.items()}
