@@ -83,9 +83,8 @@ def headline(decision: Decision, test: ComparisonTable, trust: Mapping[str, Repo
 
 def heading(decision: Decision, trust: Mapping[str, Reports]) -> str:
     """The decision's sentence; a *ship* that has caveats ends in *with care*."""
-    return (
-        f"{decision.sentence}{', with care' if decision.outcome is Outcome.SHIP and caveats(decision, trust) else ''}"
-    )
+    ships_with_caveats = decision.outcome is Outcome.SHIP and caveats(decision, trust)
+    return f"{decision.sentence}, with care" if ships_with_caveats else decision.sentence
 
 
 def caveats(decision: Decision, trust: Mapping[str, Reports]) -> list[str]:

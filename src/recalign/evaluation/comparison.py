@@ -64,6 +64,7 @@ SCHEMA = dict.fromkeys(("method", "seed", "split", "metric"), pl.String) | dict.
 CsvRow = tuple[str, str, str, str, float, float | None, float | None]
 Events = dict[int, np.ma.MaskedArray]  # seed -> (E,) value of each event, masked where it has none
 Name = tuple[str, str]  # the kind of difference (``diff_start``; empty: the metric itself), and the method
+Contrast = tuple[Name, Events]
 Plain = dict[tuple[str, str], dict[int, float]]  # (method, metric) -> seed -> a plain number
 
 
@@ -138,7 +139,7 @@ class SplitTable:
                     events.setdefault(method, {})[seed] = np.ma.masked_array(value_E, ~present.to_numpy())
         return events
 
-    def _contrasts(self, metric: str, events: dict[str, Events]) -> Iterator[tuple[Name, Events]]:
+    def _contrasts(self, metric: str, events: dict[str, Events]) -> Iterator[Contrast]:
         """All differences between methods in a metric, event by event."""
         if not metric.startswith("policy/"):  # where more is neither better nor worse, there is nothing to gain
             for reference in self.roles.compared_with():
@@ -149,9 +150,7 @@ class SplitTable:
         if metric == JUDGE_VALUE:
             yield from self._beyond_placebos(events)
 
-    def _differences(
-        self, reference: str, methods: Iterable[str], events: dict[str, Events]
-    ) -> Iterator[tuple[Name, Events]]:
+    def _differences(self, reference: str, methods: Iterable[str], events: dict[str, Events]) -> Iterator[Contrast]:
         """Methods minus a reference, on the seeds and events that both have."""
         subtracted = self._better_baseline(events) if reference == BEST else reference
         other = events.get(subtracted, {})
@@ -161,7 +160,7 @@ class SplitTable:
             if paired and method != subtracted:
                 yield (f"diff_{reference}", method), paired
 
-    def _beyond_placebos(self, events: dict[str, Events]) -> Iterator[tuple[Name, Events]]:
+    def _beyond_placebos(self, events: dict[str, Events]) -> Iterator[Contrast]:
         """Candidates' gains minus `PLACEBO_FACTOR` times the gains of their placebos, on the seeds that all have."""
         base = events.get(self._better_baseline(events), {})
         for method in self.roles.candidates(events):
@@ -174,10 +173,7 @@ class SplitTable:
 
     def _better_baseline(self, events: dict[str, Events]) -> str:
         """The baseline with the highest mean over its seeds; empty if there is none."""
-        means = {
-            method: float(np.mean([value_E.mean() for value_E in by_seed.values()]))
-            for method, by_seed in events.items()
-        }
+        means = {method: float(np.mean([x_E.mean() for x_E in by_seed.values()])) for method, by_seed in events.items()}
         return self.roles.better_baseline(means) or ""
 
     def _estimates(self, measured: Sequence[Events]) -> Iterator[tuple[np.ndarray, Estimate]]:

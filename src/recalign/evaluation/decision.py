@@ -20,10 +20,8 @@ from recalign.evaluation.rule import GAIN, Case, TestResult, holm_confidences, r
 from recalign.evaluation.selection import SELECT
 from recalign.recommender.interpolation import MIN_NDCG_RETAINED
 
-MAX_CANDIDATES = 3
-"""The most candidates that are tested."""
-MAX_REMEDIES = 3
-"""The most remedies that are named."""
+MAX_CANDIDATES = 3  # that are tested
+MAX_REMEDIES = 3  # that are named
 NUMBERS = ("value", "low", "high", "bound", "confidence", "limit")
 FRAME = {name: pl.Float64 if name in NUMBERS else pl.String for name in ("row", "test", "other", *NUMBERS, "outcome")}
 CONDITIONS = (
@@ -234,27 +232,14 @@ def decide(
     if ties and ties.outcome is Outcome.SHIP:
         caveats.append(ties.text)
         ties = None
-    decision = Decision(
-        [
-            Candidate(
-                case.row,
-                list(run_tests(case, confidence, judged=informative, ranked=not repeated)),
-                [
-                    *findings.reward_model(test, case.row, trust.get("reward", {})),
-                    *findings.placebos(test, case.row),
-                    *findings.fewer_seeds(test, case.row),
-                ],
-                test.shared_seeds(case.row),
-            )
-            for case, confidence in zip(cases, confidences, strict=True)
-        ],
-        general,
-        caveats,
-        untested=why_untested(validation, ranked, tested),
-        weak_start=weak_start,
-        unresolved_ties=ties,
-        highlighted=test.roles.highlight,
-    )
+    decided = []
+    for case, confidence in zip(cases, confidences, strict=True):
+        results = list(run_tests(case, confidence, judged=informative, ranked=not repeated))
+        conditions = [*findings.reward_model(test, case.row, trust.get("reward", {}))]
+        conditions += [*findings.placebos(test, case.row), *findings.fewer_seeds(test, case.row)]
+        decided.append(Candidate(case.row, results, conditions, test.shared_seeds(case.row)))
+    untested = why_untested(validation, ranked, tested)
+    decision = Decision(decided, general, caveats, None, untested, weak_start, ties, test.roles.highlight)
     return replace(decision, note=findings.within_requests(test, decision.policy))
 
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
+from recalign.data.sequences import Sequences
 from recalign.data.sequences.store import SplitName
+from recalign.errors import InputError
 from recalign.evaluation.counted_rows import TableRow
 from recalign.evaluation.value import Scorers, evaluate_policies, ranks_of_others, user_mean_rewards
 from recalign.recommender.checkpoint import Loaded, check_catalogue, load_net
@@ -89,7 +92,7 @@ class Networks:
             self._load(path, "reward") for path in (base.reward, base.judge_select, base.judge_report)
         )
         reward.check(data)
-        self.require_independent(reward)
+        require_independent(self.judges, reward, data.sequences)
         self.reward: RewardEnsemble = reward.net
         select, report = (judge.net for judge in self.judges)
         rewards = {"reward_model@10": reward.net, "select_judge@10": select, "judge@10": report}
@@ -104,11 +107,8 @@ class Networks:
     def _load_trained(self, checkpoint: Path, net: str = "policy") -> Loaded:
         trained = self._load(checkpoint, net)
         if not trained.facts.get(CLONED):  # cloned policies are exempt, as the start is
-            self.require_independent(trained)
+            require_independent(self.judges, trained, self.data.sequences)
         return trained
-
-    def require_independent(self, other: Loaded) -> None:
-        """Refuse judges that share users with users A or another network; `LoadedNetworks` implements it."""
 
     def policy(self, run: MethodRun) -> Policy:
         """The policy of a row."""
@@ -124,6 +124,34 @@ class Networks:
         """Standard deviations of rewards: the units in which differences in value are read."""
         means = user_mean_rewards(self.data.sequences, "test")["reward"].drop_nulls()
         return {UNIT: self.data.moments().sd, USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
+
+
+def require_independent(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
+    """Refuse judges that share users with the table (users A), with one another, or with another network.
+
+    Args:
+        other: the training reward model or a post-trained policy. Not the cloned policy: it read everybody's choices,
+            and rewards of users A at most.
+
+    Raises:
+        InputError: they share users, or a checkpoint does not say who its users were.
+    """
+    trained_on = [("the comparison (users A)", sequences.users_in("A")), (other.where, _users(other, sequences))]
+    for judge in judges:
+        judge_U = _users(judge, sequences)
+        for name, users_U in trained_on:
+            if shared := int((judge_U & users_U).sum()):
+                text = f"this judge shares {shared:,} training users with {name}"
+                remedy = "train one judge on users B1, the other on B2 (data.users), with the same data.share_a"
+                raise InputError(text, where=judge.where, remedy=remedy)
+        trained_on.append((judge.where, judge_U))
+
+
+def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:
+    if loaded.users is None:
+        text = "this checkpoint does not record which users it was trained on"
+        raise InputError(text, where=loaded.where, remedy="train it again with this version of recalign")
+    return loaded.users.mask(sequences, loaded.where)
 
 
 Measured = Mapping[str, tuple[dict[str, Any], dict[str, Any]]]
@@ -150,23 +178,23 @@ def evaluate_methods(runs: Sequence[MethodRun], nets: Networks, measures: Iterab
     named = {run.method: policy for run, policy in policies.items()}
     events = {split: nets.evaluated(named, split) for split in EVALUATION_SPLITS}
     others = {} if nets.data.sample else ranks_of_others(named, nets.data, "test", nets.device)
-    more = [measure(nets, policies, events["test"]) for measure in measures]
-    sds, found = nets.reward_sds(), []
+    measurements = [measure(nets, policies, events["test"]) for measure in measures]
+    sds, evaluations = nets.reward_sds(), []
     for run in runs:
         test = events["test"][run.method]
         summary = {"log": nets.data.log_.name, "cold_targets": test["not_in_catalogue"].cast(float).mean()}
         summary |= {"coverage@10": coverage(test["shown"], nets.data.num_items), **run.cost, **sds}
         summary |= {EVALUATED: test["user"].n_unique()}
-        own: dict[str, pl.DataFrame] = {
-            split: frames[run.method].drop("shown").with_columns(in_a=True) for split, frames in events.items()
+        frames: dict[str, pl.DataFrame] = {
+            split: by_method[run.method].drop("shown").with_columns(in_a=True) for split, by_method in events.items()
         }
         if run.method in others:
             of_others = others[run.method].with_columns(in_a=False)
-            own["test"] = pl.concat([own["test"], of_others], how="diagonal").sort("event")
-        evaluation = Evaluation(own, summary)
-        for measured in more:
+            frames["test"] = pl.concat([frames["test"], of_others], how="diagonal").sort("event")
+        evaluation = Evaluation(frames, summary)
+        for measured in measurements:
             metrics, files = measured.get(run.method, ({}, {}))
             evaluation.summary.update(metrics)
             evaluation.files.update(files)
-        found.append(evaluation)
-    return found
+        evaluations.append(evaluation)
+    return evaluations

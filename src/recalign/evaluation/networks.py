@@ -53,7 +53,7 @@ MAX_SCORES = 2**28  # events x items that are cached; with more, nothing is cach
 
 
 class LoadedNetworks(Networks):
-    """The networks of one seed, for any row."""
+    """The networks of one seed for every kind of row, reranked rows and NDCG budgets among them."""
 
     def __init__(self, base: BaseCheckpoints, data: RewardData, device: torch.device) -> None:
         super().__init__(base, data, device)
@@ -68,9 +68,6 @@ class LoadedNetworks(Networks):
         self._ranking = ValidationRanking(data, device)
         self.reranked, self.retained_at = functools.cache(self._reranked), functools.cache(self._retained_at)
         self._parts = functools.cache(self._parts_of)
-
-    def require_independent(self, other: Loaded) -> None:
-        require_independent(self.judges, other, self.data.sequences)
 
     def policy(self, run: MethodRun) -> Policy:
         if isinstance(run.row, RerankedRow):
@@ -271,34 +268,3 @@ def load_truth(path: Path, sequences: Sequences) -> Tensor:
     except KeyError as error:
         raise InputError(f"it has no user or item {error}", where=str(path), remedy="make the log again") from error
     return torch.from_numpy(reward[np.ix_(rows, columns)])
-
-
-def require_independent(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:
-    """Refuse judges that share users with the table (users A), with one another, or with another network.
-
-    Args:
-        other: the training reward model or a post-trained policy. Not the cloned policy: it read everybody's choices,
-            and rewards of users A at most.
-
-    Raises:
-        InputError: they share users, or a checkpoint does not say who its users were.
-    """
-    known = [
-        ("the comparison (users A)", sequences.users_in("A")),
-        (other.where, _users(other, sequences)),
-    ]
-    for judge in judges:
-        own_U = _users(judge, sequences)
-        for whose, others_U in known:
-            if shared := int((own_U & others_U).sum()):
-                text = f"this judge shares {shared:,} training users with {whose}"
-                remedy = "train one judge on users B1, the other on B2 (data.users), with the same data.share_a"
-                raise InputError(text, where=judge.where, remedy=remedy)
-        known.append((judge.where, own_U))
-
-
-def _users(loaded: Loaded, sequences: Sequences) -> np.ndarray:
-    if loaded.users is None:
-        text = "this checkpoint does not record which users it was trained on"
-        raise InputError(text, where=loaded.where, remedy="train it again with this version of recalign")
-    return loaded.users.mask(sequences, loaded.where)

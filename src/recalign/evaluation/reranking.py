@@ -80,7 +80,7 @@ class Rerank(Policy):
 
     def encode_shared(self, encodings: BatchEncodings) -> RerankState:
         """`encode` that shares states with other policies of the same networks (`value.Composed`)."""
-        return RerankState(encodings.state(self.policy), encodings.reward_states(self.reward))
+        return RerankState(encodings.state(self.policy), encodings.reward_state(self.reward))
 
     def log_probs(self, state: RerankState, items: Tensor | None = None) -> Tensor:
         logp_TV = self.tilted(self.policy.log_probs(state.policy), self.reward.predict(state.reward_KTS))

@@ -8,7 +8,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from recalign.errors import InputError
-from recalign.evaluation.networks import data_of_judges, require_independent
+from recalign.evaluation.methods import require_independent
+from recalign.evaluation.networks import data_of_judges
 from recalign.evaluation.selection import ERROR, RETAINED, measured
 from recalign.evaluation.value import Scorers, evaluate_policies
 from recalign.posttrain.base import PostTraining

@@ -37,7 +37,7 @@ class BatchEncodings:
         """A policy's state of the batch."""
         return policy.encode_shared(self) if isinstance(policy, Composed) else self._once(policy, policy.encode)
 
-    def reward_states(self, reward: Any) -> Tensor:
+    def reward_state(self, reward: Any) -> Tensor:
         """The states of a `RewardEnsemble`, or of other scores with this method, for the batch."""
         return self._once(reward, reward.states)
 
@@ -92,11 +92,8 @@ def evaluate_policies(
     networks: list[nn.Module] = [*policies.values(), scorers.start, *scorers.rewards.values()]
     for network in networks:
         network.eval().to(device)
-    own_batches = {
-        metric: iter(own.loader(windows, seen=False))
-        for metric, own in scorers.own_data.items()
-        if metric in scorers.rewards
-    }
+    own_data = {metric: own for metric, own in scorers.own_data.items() if metric in scorers.rewards}
+    own_batches = {metric: iter(own.loader(windows, seen=False)) for metric, own in own_data.items()}
     collected: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     loader, console = data.loader(windows), Console(stderr=True)
     batches = track(loader, f"evaluating {split}", console=console, transient=True, disable=not console.is_terminal)
@@ -105,12 +102,8 @@ def evaluate_policies(
         encodings = BatchEncodings(batch)
         states = {name: encodings.state(policy) for name, policy in policies.items()}
         start_state = encodings.state(scorers.start)
-        reward_states = {
-            metric: net.states(next(own_batches[metric]).to(device))
-            if metric in own_batches
-            else encodings.reward_states(net)
-            for metric, net in scorers.rewards.items()
-        }
+        own = {name: BatchEncodings(next(batches).to(device)) for name, batches in own_batches.items()}
+        reward_states = {name: own.get(name, encodings).reward_state(net) for name, net in scorers.rewards.items()}
         events = {"user": batch.user_B[batch.row_T], "event": batch.event_T, "high": batch.high_T}
         events |= {"not_in_catalogue": batch.target_T == 0, "count": count_W[cpu_batch.target_T]}
         for part in chunks(len(batch.target_T), data.num_items):  # events x items may not fit into memory
