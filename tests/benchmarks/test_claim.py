@@ -99,7 +99,7 @@ def figures(
         ({}, 3, "not shown"),
     ],
 )
-def test_words(changes, part, word):
+def test_claim_outcome_of_each_part(changes, part, word):
     assert verdicts(figures(**changes))[part].word == word
 
 

@@ -39,7 +39,7 @@ def ranks() -> pl.DataFrame:
     )
 
 
-def test_figures_by_hand():
+def test_cold_item_figures_match_hand_values():
     found = table(ranks(), "small", [0])
     mean = {(row["row"], row["metric"]): row["mean"] for row in found.iter_rows(named=True)}
     assert mean["start", "cold/hr@10"] == 0

@@ -95,7 +95,7 @@ def test_the_best_items_have_no_regret_and_the_number_of_items_is_an_effective_o
     assert figures(people, Lists(user_N, other_UK, other_UK), nothing)["items"] == pytest.approx(ITEMS)
 
 
-def test_what_was_taken_is_no_regret(people: People):
+def test_taken_items_have_no_regret(people: People):
     best_UK = np.argsort(-people.truth_UV, axis=1)[:, :PLACES]
     taken = pl.DataFrame({"user": np.repeat(np.arange(USERS), 10) + 1, "item": best_UK[:, :10].ravel() + 1})
     own = Lists(np.arange(USERS), best_UK[:, 10:], best_UK[:, 10:])
@@ -122,7 +122,7 @@ def test_rows_are_compared_within_worlds():
     assert pair["ci_high"] - pair["ci_low"] < 10  # worlds differ by tens
 
 
-def test_an_interval_is_students():
+def test_interval_is_student_t():
     value = np.array([1.0, 2.0, 4.0])
     mean, sd, low, _ = over_worlds(value)
     assert (mean, sd) == (pytest.approx(7 / 3), pytest.approx(value.std(ddof=1)))

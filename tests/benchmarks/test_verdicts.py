@@ -62,7 +62,7 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     assert (found["harm shipped"], found["clear gains shipped"]) == (shipped == "asft", shipped == "rerank")
 
 
-def test_what_was_decided_is_kept_by_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_cases_are_saved_by_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verdicts, "CASES", tmp_path / "cases.csv")
     case = dict.fromkeys(verdicts.COUNTS, False) | {"kind": "stars", "keep": 0.97, "policy": "", "because": 'a, "b"'}
     case |= {"commit": "abc", "gain": float("nan"), "kept": 0.98}

@@ -17,7 +17,7 @@ def cards(test=None, trust=None, validation=None):
     return {card.question: card for card in answer.cards(decision, test, trust)}
 
 
-def test_what_is_gained_and_what_it_costs():
+def test_cards_name_gain_and_cost():
     found = cards(table(kept={"mine": 0.96}, sd=0.5))
     assert (found["What does it gain?"].words, found["What does it gain?"].sign) == ("+0.20", 1)
     assert "in the reward, over start" in found["What does it gain?"].text
@@ -27,7 +27,7 @@ def test_what_is_gained_and_what_it_costs():
     assert "40.0% of the catalogue is shown to anybody, by start 40.0%" in found["What does it cost?"].text
 
 
-def test_a_gain_is_grey_where_the_judges_may_be_guessing():
+def test_gain_card_is_neutral_if_judges_may_guess():
     found = cards(trust=reports(pairwise=(0.515, 0.43, 0.632)))
     assert found["What does it gain?"].sign == 0
     assert found["May the judges be believed?"].sign == 0
@@ -73,7 +73,7 @@ def test_a_gain_that_holm_leaves_open_is_grey_and_proposes_no_ab_test():
     assert cards(alone)["What does it gain?"].sign == 1
 
 
-def test_what_is_not_a_number_is_not_on_a_card():
+def test_cards_leave_out_nan():
     unknown = {("mine", "policy/coverage@10"): (math.nan,), ("mine", "diff_best_baseline/high/ndcg@10"): (math.nan,)}
     assert not any("nan" in card.text for card in cards(table(others=unknown)).values())
 
@@ -83,7 +83,7 @@ def test_baselines_alone_need_no_decision(values):
     assert decide(table(values), table({"start": 3.0}, split="validation"), reports(), checked()) is None
 
 
-def test_the_page_says_what_the_test_tells():
+def test_detectable_gain_names_smallest_gain_and_share_kept():
     """By hand: (1.645 + .842) .1 / 1.96 = .127 sd; (.842 + .842) .03 / 1.96 = 2.6 %."""
     decision = decide(table(), table(split="validation"), reports(), checked())
     assert "truly is 0.127 sd" in answer.detectable_gain(decision)

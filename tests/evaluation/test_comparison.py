@@ -36,7 +36,7 @@ def cell(frame, method, metric, seed="all", split="test"):
     return rows[0] if rows else None
 
 
-def test_values_by_hand(tmp_path):
+def test_tabulate_means_differences_and_intervals(tmp_path):
     write(tmp_path, "start", 0, [1, 3, 0, 20], {"coverage@10": 0.5, "cost/steps": 7}, **{"judge@10": [1, 2, None, 6]})
     write(tmp_path, "start", 1, [1, 1, 1, 1], {"coverage@10": 0.7, "cost/steps": 7}, **{"judge@10": [1, 1, 1, 1]})
     frame = RunsComparison(tmp_path, draws=200).make()
@@ -55,7 +55,7 @@ def test_values_by_hand(tmp_path):
     assert chain_comparison.read(tmp_path).equals(frame)
 
 
-def test_a_single_user_says_nothing_of_others(tmp_path):
+def test_single_user_has_no_interval(tmp_path):
     """All draws have the same figure then: an interval without width, which would exclude 0."""
     write(tmp_path, "start", 0, [1, 3, 0, 20], **{"judge@10": [1, 1, None, None]})
     write(tmp_path, "mine", 0, [1, 3, 0, 20], **{"judge@10": [2, 2, None, None]})
@@ -219,7 +219,7 @@ def test_a_gain_is_compared_with_twice_that_of_a_placebo_event_by_event(made_up_
         ),
     ],
 )
-def test_what_rests_on_something_else_is_not_compared(tmp_path, summaries, what):
+def test_runs_on_other_data_or_checkpoints_are_refused(tmp_path, summaries, what):
     for method, seed, summary in summaries:
         write(tmp_path, method, seed, [1, 3, 0, 20], summary)
     with pytest.raises(InputError, match=what):
@@ -227,7 +227,7 @@ def test_what_rests_on_something_else_is_not_compared(tmp_path, summaries, what)
     RunsComparison(tmp_path, draws=50, methods=["start"], seeds=[0]).make()
 
 
-def test_nothing_to_compare(tmp_path):
+def test_comparison_without_evaluations_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         RunsComparison(tmp_path / "nowhere").make()
     with pytest.raises(InputError, match="no method in this folder has been evaluated"):

@@ -94,7 +94,7 @@ def test_validation_chooses_and_the_test_measures():
         ({"gains": {"mine": (math.nan, math.nan)}}, {}, "not decided", "gain of mine beside start: not measured"),
     ],
 )
-def test_each_rule_has_its_word_and_its_reason(figures, trust, word, says):
+def test_each_rule_has_its_outcome_and_reason(figures, trust, word, says):
     found = decided(table(**figures), reports(**trust))
     assert found.outcome.text == word
     assert any(says in reason for reason in found.reasons)
@@ -122,7 +122,7 @@ OTHER = VALUES | {"other": 3.3}
         ({"others": {("start", "all_users/hits@10"): (3.0,)}}, {}, "Not decided: mine"),  # whatever passes
     ],
 )
-def test_an_open_answer_names_the_asked_row_first(figures, before, sentence):
+def test_open_decision_names_highlighted_row_first(figures, before, sentence):
     placebos = {("sham2", "placebo/correlation"): (0.0,)}
     figures = figures | {"others": figures.get("others", {}) | placebos | BEYOND}
     roles = Roles("mine", {"sham": "mine", "sham2": "other"})
@@ -380,7 +380,7 @@ def test_an_open_question_says_what_would_decide_it():
         assert decided(table(**{"gains": {"mine": (-0.09, 0.31)}} | figures)).next_steps[:1] in ([], [RERUN])
 
 
-def test_nobody_keeps_enough():
+def test_decision_without_row_that_retains_enough_is_do_not_ship():
     found = decided(validation=table(kept={"mine": 0.9}, split="validation"))
     assert (found.outcome.text, found.policy, found.sentence) == ("do not ship", None, "Do not ship")
     assert found.reasons == ["No method keeps 95% of the ranking of start (all/ndcg@10) on validation."]
@@ -403,7 +403,7 @@ def test_nobody_keeps_enough():
         ),
     ],
 )
-def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
+def test_rows_that_may_retain_enough_leave_decision_open(figures, says):
     found = decided(validation=table(**figures, split="validation"))
     assert (found.outcome.text, found.policy) == ("not decided", None)
     assert says in found.reasons[0]
@@ -411,7 +411,7 @@ def test_what_may_keep_enough_on_validation_is_not_decided(figures, says):
 
 
 @pytest.mark.parametrize("metric", [ALL_USERS, "value/select_judge@10"])
-def test_what_validation_does_not_know_speaks_against_nothing(metric):
+def test_unknown_validation_figures_leave_decision_open(metric):
     unknown = {(name, metric): (math.nan,) for name in ("mine", "start", "bc")}
     found = decided(validation=table(others=unknown, split="validation"))
     assert (found.outcome.text, found.policy, found.sentence) == ("not decided", None, "Not decided")
@@ -420,7 +420,7 @@ def test_what_validation_does_not_know_speaks_against_nothing(metric):
 
 
 @pytest.mark.parametrize("other", ["sham", "start", "item_knn", "popularity_tilt"])
-def test_what_was_run_with_fewer_seeds_than_the_row_is_named(other):
+def test_decision_names_rows_with_fewer_seeds(other):
     frame = pl.DataFrame(rows(VALUES, seeds=("0", "1")), schema=SCHEMA, orient="row")
     assert decided(ComparisonTable(frame, ROLES)).outcome.text == "ship"
     found = decided(ComparisonTable(frame.filter(~((pl.col("method") == other) & (pl.col("seed") == "1"))), ROLES))
@@ -433,7 +433,7 @@ OFF_BOUNDS = st.tuples(*(st.integers(low, 300).map(lambda n: (n + 0.3) / 1000) f
 
 
 @given(st.floats(-100, 100), st.floats(0.01, 100), OFF_BOUNDS, OFF_BOUNDS)
-def test_the_word_does_not_depend_on_the_unit_of_a_reward_or_on_its_zero(zero, unit, gain, beyond):
+def test_outcome_does_not_depend_on_unit_or_zero_of_reward(zero, unit, gain, beyond):
     figures = {"gains": {"mine": (gain[0], sum(gain))}, "beyond": {"mine": (beyond[0], sum(beyond))}}
     before = pl.DataFrame(rows(VALUES, **figures), schema=SCHEMA, orient="row")
     of_reward = pl.col("metric").str.contains("value/|^reward/")
@@ -452,7 +452,7 @@ def test_the_word_does_not_depend_on_the_unit_of_a_reward_or_on_its_zero(zero, u
     assert [finding.outcome for finding in found.findings] == [finding.outcome for finding in other.findings]
 
 
-def test_what_is_kept_is_of_the_seeds_that_both_have():
+def test_retained_share_uses_shared_seeds():
     of_start = [
         ("start", str(n), "validation", ALL_USERS, value, None, None) for n, value in enumerate((0.07, 0.09, 0.09))
     ]

@@ -234,7 +234,7 @@ def test_a_trained_policy_goes_back_with_its_reranking(tmp_path, data, base, asf
     assert full < strength["rerank", 0.9] < strength["asft_rerank", 0.9] < 0
 
 
-def test_what_changes_an_evaluation_is_named(tmp_path, data, base, asft, log_root):
+def test_evaluation_names_keys_that_changed(tmp_path, data, base, asft, log_root):
     runs = [run_of("popularity"), run_of("rerank"), run_of("asft", asft)]
 
     def changed(run=0, data=data, seed=3, **other):

@@ -28,7 +28,7 @@ def sizes(data) -> list[int]:
 
 
 @pytest.mark.parametrize("kept", PARTS)
-def test_it_is_the_ndcg_of_each_policy_alone(data, cloned, rewarded, monkeypatch, kept):
+def test_validation_ranking_equals_ndcg_of_each_policy(data, cloned, rewarded, monkeypatch, kept):
     monkeypatch.setattr(networks, "MAX_SCORES", sum(sizes(data)[:kept]))
     start, reward = load_net(cloned, "policy").net, load_net(rewarded, "reward").net
     trained = copy.deepcopy(start)

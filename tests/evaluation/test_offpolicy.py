@@ -53,7 +53,7 @@ def bandit(seed: int, sharpness: float = 1.0, users: int = 300, actions: int = 8
     return shown, target_UA, mean_UA
 
 
-def test_estimates_of_items_by_hand():
+def test_item_estimators_match_hand_values():
     found = estimate(of_items(**HAND), min_ess=0)
     assert values(found) == pytest.approx({"ips": 9 / 4, "snips": 9 / 6.5, "dm": 7 / 4, "dr": (7 + 0 - 2 + 1 + 0) / 4})
     assert (found.lists, found.users, found.observed) == (4, 2, 7 / 4)
@@ -185,7 +185,7 @@ def test_what_was_drawn_gives_the_truth_within_its_interval():
     assert width["cascade_gain"] < width["cascade_snips"] < width["list_snips"]
 
 
-def test_estimates_of_lists_by_hand():
+def test_list_estimators_match_hand_values():
     found = estimate(of_two(), min_ess=0, draws=10)
     expected = {"list_snips": (4 * 1 + 0.5 * 3) / 4.5, "cascade_snips": (2 * 1 + 1 * 1) / 3 + (0.5 * 2) / 4.5}
     expected["cascade_gain"] = expected["cascade_snips"] - found.observed
@@ -243,7 +243,7 @@ def test_kinds_of_estimates_are_refused_apart():
     assert (set(one.refused), set(one.estimates)) == ({"list"}, {"cascade_snips", "cascade_gain"})
 
 
-def test_what_cannot_be_estimated_from():
+def test_unusable_lists_are_refused():
     with pytest.raises(InputError, match="no list was drawn at random"):
         lists(ALL, np.zeros(len(ALL), bool))
     for wrong in (0.1, -np.inf, np.nan):

@@ -84,7 +84,7 @@ class Truth(torch.nn.Module):
         return expected_TV if item is None else expected_TV.gather(1, item - 1)
 
 
-def test_terms_by_hand(tmp_path):
+def test_exposure_terms_match_hand_values(tmp_path):
     data = exposed_log(tmp_path)
     policy = SameForAll(torch.log(torch.tensor([6.0, 5, 4, 3, 2, 1])))
     shown = random_exposure.exposures({"it": policy}, by_heart(), data, CPU)["it"]

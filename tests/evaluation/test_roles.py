@@ -34,7 +34,7 @@ def test_roles_are_read_as_they_were_written(tmp_path):
     ("content", "named"),
     [({"highlight": "a", "sham": {}, "extra": 1}, "unknown role sham, extra"), ([], "needs a JSON object, not a list")],
 )
-def test_what_is_no_role_is_named_with_its_file(tmp_path, content, named):
+def test_unknown_role_is_refused_with_its_file(tmp_path, content, named):
     write_json(tmp_path / ROLES, content)
     with pytest.raises(InputError, match=rf"roles\.json: {named}(?s:.*)recalign chain"):
         load_roles(tmp_path)

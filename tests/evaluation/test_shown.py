@@ -14,7 +14,7 @@ OF_SHOWN |= {("mine", f"diff_start/{SHOWN_AUC}"): (0.2, 0.1, 0.3)}
 
 
 @pytest.mark.parametrize("shown", [{}, OF_SHOWN])
-def test_the_decision_names_it_and_does_not_depend_on_it(shown):
+def test_decision_names_shown_auc_and_ignores_it(shown):
     test, validation = table(others=shown), table(split="validation")
     found, plain = (decide(one, validation, {}, {}) for one in (test, table()))
     assert (found.outcome, found.policy, found.reasons) == (plain.outcome, plain.policy, plain.reasons)

@@ -72,7 +72,7 @@ def by_hand(data):
 SEEN = {1: set(range(1, 8)), 3: {*range(7, 13), 1, 2}}
 
 
-def test_ranks_and_flags_by_hand(by_hand):
+def test_ranks_and_flags_match_hand_values(by_hand):
     frame = by_hand["it"]
     assert frame["rank"].to_list() == [1, 0]  # 8 is the first that user 1 has not met; 99 is not in the catalogue
     assert frame["not_in_catalogue"].to_list() == [False, True]
@@ -81,7 +81,7 @@ def test_ranks_and_flags_by_hand(by_hand):
     assert by_hand["flat"]["rank"].to_list() == [5, 0]  # all five unseen items are as good
 
 
-def test_what_is_shown_is_unseen_and_scored_by_its_mean(by_hand):
+def test_shown_items_are_unseen_and_valued_by_mean(by_hand):
     for row in by_hand["it"].iter_rows(named=True):
         user = 1 if row["user"] == 0 else 3
         unseen = [v for v in range(1, 13) if v not in SEEN[user]]
@@ -93,7 +93,7 @@ def test_what_is_shown_is_unseen_and_scored_by_its_mean(by_hand):
         assert row["true"] == pytest.approx(true, rel=1e-5)
 
 
-def test_distribution_figures_by_hand(by_hand):
+def test_kl_and_entropy_match_hand_values(by_hand):
     p = np.exp(-np.arange(1, 13.0))
     p /= p.sum()
     entropy = -(p * np.log(p)).sum()
@@ -104,7 +104,7 @@ def test_distribution_figures_by_hand(by_hand):
     assert by_hand["flat"]["entropy"].to_list() == pytest.approx([math.log(12)] * 2, rel=1e-5)
 
 
-def test_what_has_changed_is_the_share_of_what_the_start_shows_that_is_gone(data):
+def test_changed_is_share_of_start_items_not_shown(data):
     """Lists of two: users 1 and 3 have not met 8 to 12 and 3 to 6."""
     found = {"it": -torch.arange(1.0, 13.0), "other": torch.tensor([0.0, 0, 0, 0, 3, 2, 0, 1, 0, 3, 0, 0])}
     nets = {name: SameForAll(score_V) for name, score_V in found.items()}
@@ -122,7 +122,7 @@ def test_popularity_is_the_share_of_the_catalogue_with_fewer_training_events(by_
     assert by_hand["it"]["popularity@10"][1] == pytest.approx((8 + 8 + 0 + 0) / 12 / 4)
 
 
-def test_a_user_who_has_met_everything_is_shown_nothing(tmp_path):
+def test_user_who_met_every_item_is_shown_nothing(tmp_path):
     rows = [*[(1, v, v, 3.0) for v in range(7, 13)], *ROWS]
     pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating"], orient="row").write_csv(tmp_path / "hand.csv")
     data = small.data_of(RecommenderData, tmp_path, "hand", split=small.LeaveLast(1, 1))
@@ -144,7 +144,7 @@ def test_a_part_without_users_of_a_is_refused(data):
         evaluate_policies({"start": start}, Scorers(start), data, "test", CPU)
 
 
-def test_stretches_of_states_change_nothing(log_root, cloned, rewarded, monkeypatch):
+def test_chunk_size_does_not_change_figures(log_root, cloned, rewarded, monkeypatch):
     """Users x items is never held; the figures are the same whatever the stretches."""
     data = small.data_of(RewardData, log_root, "tastes")
     start = load_net(cloned, "policy").net
