@@ -37,11 +37,13 @@ class SourceRows:
         """Describe `count` rows, given the numbers of the first ones."""
         parts, start = [], 0
         for file, height in self.files.items() or [("", max(first))]:
-            inside = [str(number - start) for number in first if start < number <= start + height]
+            in_file = [str(number - start) for number in first if start < number <= start + height]
             start += height
-            if inside:
-                where = f" of {file}" + " (header not counted)" * (file in self.headed) if file else ""
-                parts.append(f"row{'s' * (len(inside) > 1)} {', '.join(inside)}{where}")
+            if in_file:
+                where = f" of {file}" if file else ""
+                if file in self.headed:
+                    where += " (header not counted)"
+                parts.append(f"{'rows' if len(in_file) > 1 else 'row'} {', '.join(in_file)}{where}")
         return "; ".join(parts) + (f" and {count - EXAMPLE_ROWS:,} more" if count > EXAMPLE_ROWS else "")
 
 

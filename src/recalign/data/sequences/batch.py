@@ -104,33 +104,32 @@ def collate(
         seen: whether to fill ``seen_N``, and ``tied_N`` if there are tie groups.
     """
     part = windows.take(chosen)
-    column = np.arange(bucket)
-    valid = column < part.length[:, None]
-    index = part.start[:, None] + np.minimum(column, part.length[:, None] - 1)
-    row = np.repeat(np.arange(len(part)), np.diff(part.offset))
-    at = part.state - part.start[row]
-    time = sequences.time[index]
-    request = time
+    column_L, length_B1 = np.arange(bucket), part.length[:, None]
+    valid_BL = column_L < length_B1
+    event_BL = part.start[:, None] + np.minimum(column_L, length_B1 - 1)
+    row_T = np.repeat(np.arange(len(part)), np.diff(part.offset))
+    column_T = part.state - part.start[row_T]
+    time_BL = request_time_BL = sequences.time[event_BL]
     if know_request:
-        request = np.concatenate([time[:, 1:], time[:, -1:]], axis=1)
-        first = is_first(row * bucket + at)  # the chosen one of several targets
-        request[row[first], at[first]] = part.time[first]
+        request_time_BL = np.concatenate([time_BL[:, 1:], time_BL[:, -1:]], axis=1)
+        first_T = is_first(row_T * bucket + column_T)  # the chosen one of several targets
+        request_time_BL[row_T[first_T], column_T[first_T]] = part.time[first_T]
     fields = {
         "user_B": part.user,
-        "item_BL": np.where(valid, sequences.item[index], np.int64(0)),
+        "item_BL": np.where(valid_BL, sequences.item[event_BL], np.int64(0)),
         "length_B": part.length,
-        "time_BL": time,
-        "request_time_BL": request,
-        "reward_BL": np.where(valid, sequences.reward[index], np.float32("nan")),
-        "row_T": row,
-        "column_T": at,
+        "time_BL": time_BL,
+        "request_time_BL": request_time_BL,
+        "reward_BL": np.where(valid_BL, sequences.reward[event_BL], np.float32("nan")),
+        "row_T": row_T,
+        "column_T": column_T,
         "target_T": part.target.astype(np.int64),
         "reward_T": part.reward,
         "high_T": part.high,
         "event_T": part.event,
         "advantage_T": part.advantage,
         "rejected_TN": None if part.rejected is None else part.rejected.astype(np.int64),
-        "seen_N": _seen(sequences, part, part.user[row]) if seen else None,
+        "seen_N": _seen(sequences, part, part.user[row_T]) if seen else None,
         "tied_N": _tied(sequences, part) if seen and sequences.tie_group_starts is not None else None,
     }
     tensors = {name: None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in fields.items()}

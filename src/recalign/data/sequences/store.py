@@ -250,17 +250,18 @@ def index_events(
         frame, item_id = frame.filter(~dropped), item_id.filter(~dropped)
     if relative_to is not None:
         frame = frame.with_columns(relative_to.ranks(frame))
-    marks = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
+    is_high = high.mark(frame) if high else pl.repeat(False, len(frame), eager=True)
     user_N, item_id_N = frame["user"].to_numpy(), item_id.to_numpy()
-    before_N, first = (item_id_N > 0).cumsum(dtype=np.int32) - (item_id_N > 0), np.flatnonzero(is_first(user_N))
-    known_before = before_N - np.repeat(before_N[first], np.diff(first, append=len(user_N)))  # of the same user
+    before_N = (item_id_N > 0).cumsum(dtype=np.int32) - (item_id_N > 0)  # known events before, of all users
+    first_U = np.flatnonzero(is_first(user_N))
+    known_before = before_N - np.repeat(before_N[first_U], np.diff(first_U, append=len(user_N)))  # of the same user
     if TIE_GROUP in frame:
         starts = is_first(frame[TIE_GROUP].to_numpy())
         first_of_group_N = np.flatnonzero(starts)[starts.cumsum() - 1]  # rows among the remaining events
         known_before = known_before[first_of_group_N]
         frame = frame.with_columns(pl.Series(TIE_GROUP, first_of_group_N, pl.UInt32))
     frame = frame.drop({"event", "item_id", "known_before"} & set(frame.columns))
-    frame = frame.with_columns(marks.alias("high"), item_id.alias("item_id"), pl.Series("known_before", known_before))
+    frame = frame.with_columns(is_high.alias("high"), item_id.alias("item_id"), pl.Series("known_before", known_before))
     frame = frame.with_row_index("event")
     event = np.flatnonzero(item_id_N)
     counts = np.bincount(user_N[event], minlength=users)

@@ -162,18 +162,18 @@ def evaluation_windows(
     beside the chosen ones.
     """
     targets, user, state = _targets(sequences, split, users & has_past(sequences, SPLITS[split]), skipped)
-    base = sequences.offset[user]
     # The states of a window's targets span half of it, so that the other half is history for all of them.
-    first = is_first(user)
-    anchor = state[first][np.cumsum(first) - 1]
-    block = (state - anchor) // max(max_length // 2, 1)
-    alone = apart & (np.diff(state, prepend=-1) == 0)
+    first_of_user = is_first(user)
+    first_state = state[first_of_user][np.cumsum(first_of_user) - 1]
+    block = (state - first_state) // max(max_length // 2, 1)
+    same_state = apart & (np.diff(state, prepend=-1) == 0)
     if sequences.tie_group_starts is not None:  # a tie group has one request time
-        alone &= np.diff(targets["timestamp"].to_numpy(), prepend=-1) != 0
-    starts = np.flatnonzero(first | is_first(block) | alone)
-    offset = np.append(starts, len(user))
+        same_state &= np.diff(targets["timestamp"].to_numpy(), prepend=-1) != 0
+    first = np.flatnonzero(first_of_user | is_first(block) | same_state)  # the first target of each window
+    offset = np.append(first, len(user))
     stop = state[offset[1:] - 1] + 1
-    return _windows(targets, state, offset, user[starts], np.maximum(base[starts], stop - max_length), stop)
+    start = np.maximum(sequences.offset[user[first]], stop - max_length)
+    return _windows(targets, state, offset, user[first], start, stop)
 
 
 def _targets(
