@@ -216,7 +216,7 @@ def truth_of(plan: Plan, seed: int) -> pl.DataFrame:
     )
     if not own.sequences.items.equals(data.sequences.items):
         raise SystemExit(f"world {seed}: the longer log has another catalogue")
-    truth_UV = load_truth(root / "simulated/truth.npz", own.sequences) / data.moments().sd
+    truth_UV = load_truth(root / "simulated/truth.npz", own.sequences) / data.reward_moments().sd
     policies = {name: policy_of(name, plan, seed, data).eval() for name in ("start", "bc", *CANDIDATES)}
     found: dict[str, list[pl.DataFrame]] = {name: [] for name in policies}
     for batch in own.loader(own.windows("test", "A")):

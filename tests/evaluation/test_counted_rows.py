@@ -39,7 +39,7 @@ def test_popularity_counts_training_events_alone(data, high_only):
 
 
 def test_item_mean_goes_by_the_mean(data):
-    item_mean_V = data.moments().item_mean_V
+    item_mean_V = data.reward_moments().item_mean_V
     policy = ROWS["item_mean"].counted(data)
     shown = item_mean_V[np.array(order(policy, small.batch_of(data, rows=1))) - 1]
     assert (np.diff(shown) <= 1e-7).all()

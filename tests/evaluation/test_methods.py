@@ -78,7 +78,7 @@ def test_judges_with_a_reward_of_their_own_read_that_one_and_give_the_unit(tmp_p
     SeedEvaluation(runs, 3, [cell], base, data, **HOW).make()
     own = json.loads((place(tmp_path, cell.method) / "summary.json").read_text())
     valued = pl.read_parquet(place(tmp_path, cell.method) / "test.parquet")["judge@10"]
-    assert own["reward/sd"] == pytest.approx(data.rated["reward"].std())
+    assert own["reward/sd"] == pytest.approx(data.rated_events["reward"].std())
     assert _gaps(runs) == {"gap/judge@10"}
     past = ("reward.nets.0.trunk.past_rewards.mean", "reward.nets.0.trunk.past_rewards.scale")
     for name in ("reward.nets.0.mean", "reward.nets.0.scale", *past):

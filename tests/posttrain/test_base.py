@@ -33,7 +33,6 @@ from recalign.posttrain.base import PostTraining
 from recalign.posttrain.data import StateValue
 from recalign.posttrain.experimental import AWAC, IQL, KTO, Reinforce
 from recalign.posttrain.pairs_data import Pairing
-from recalign.posttrain.state_values import starting_policy
 from recalign.recommender import Recommender, RecommenderData
 from recalign.recommender.checkpoint import load_net
 from recalign.reward import RewardData, RewardEnsemble
@@ -157,10 +156,13 @@ def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned,
 def test_data_is_prepared_by_the_start_as_it_was_cloned_and_leaves_the_one_given_as_it_is(log_root, cloned, over):
     start = load_net(cloned, "policy").net
     start = start if over == "items" else small.coded(start.num_items)
-    start.prior_strength = 0.5
-    data = small.data_of(PostTrainingData, log_root, "tastes")
-    assert starting_policy(data, None, start, "it").prior_strength == 0
-    assert start.prior_strength == 0.5
+    losers = []
+    for strength in (0.0, 0.5):
+        start.prior_strength = strength
+        data = small.data_of(PairData, log_root, "tastes", pairs="generated", policy=start)
+        losers.append(data.training().rejected)
+        assert start.prior_strength == strength
+    np.testing.assert_array_equal(*losers)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

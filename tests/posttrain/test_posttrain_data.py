@@ -104,7 +104,7 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
     shrunk_T = rho * predicted_T + (1 - rho) * batch.reward_T
     cases = {("predicted", "value"): predicted_T - value_T, ("observed", "soft"): batch.reward_T - soft_T}
     cases[("shrunk", "none")] = shrunk_T
-    unit = data.moments().sd
+    unit = data.reward_moments().sd
     for (source, baseline), expected_T in cases.items():
         settings = {"source": source, "baseline": baseline, "soft": 0.5, **paths}
         found = small.data_of(PostTrainingData, log_root, "tastes", **settings).advantages[batch.event_T.numpy()]
@@ -169,14 +169,14 @@ def test_rewards_of_any_source_are_permuted_alike_each_about_its_users_mean(log_
     real, placebo = (
         small.data_of(PLACEBOS[placebo], log_root, "tastes", **settings) for placebo in ("none", "permuted")
     )
-    trained, event = placebo.logged.filter(split=0), real.training().event
-    reward_E = real.advantages.astype(float) * real.moments().sd
+    trained, event = placebo.logged_events.filter(split=0), real.training().event
+    reward_E = real.advantages.astype(float) * real.reward_moments().sd
     if source == "observed":  # an event that is no target has a reward all the same
-        reward_E = real.observed.copy()
+        reward_E = real.logged_rewards.copy()
     expected = permuted_rewards(reward_E[trained["event"].to_numpy()], trained["user"].to_numpy(), placebo.seed)
     reward_E[trained["event"].to_numpy()] = expected
-    np.testing.assert_allclose(placebo.advantages[event] * placebo.moments().sd, reward_E[event], atol=1e-4)
-    np.testing.assert_allclose(placebo.moments().sd, real.moments().sd, rtol=0.05)
+    np.testing.assert_allclose(placebo.advantages[event] * placebo.reward_moments().sd, reward_E[event], atol=1e-4)
+    np.testing.assert_allclose(placebo.reward_moments().sd, real.reward_moments().sd, rtol=0.05)
 
 
 @pytest.mark.parametrize("source", ["observed", "predicted"])

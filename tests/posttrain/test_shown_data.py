@@ -47,13 +47,13 @@ def test_moments_and_reward_models_are_of_all_that_was_shown_and_advantages_of_c
     root = shown_log(tmp_path, stars=True)
     rewards, choices = data_of(RewardData, root), data_of(PostTrainingData, root, baseline="user")
     log = rewards.sequences
-    assert len(rewards.rated) > 3 * len(choices.rated)
-    assert rewards.moments().sd == choices.moments().sd == rewards.rated["reward"].std()
+    assert len(rewards.rated_events) > 3 * len(choices.rated_events)
+    assert rewards.reward_moments().sd == choices.reward_moments().sd == rewards.rated_events["reward"].std()
     events = choices.training().event
     assert events.max() < len(log.frame)
     own = log.frame.filter(pl.Series(log.users_in("A")).gather(log.frame["user"]))
     means = dict(zip(own["event"], reward_means(own)["user"], strict=True))  # of choices alone
-    expected = [(log.frame["reward"][int(event)] - means[event]) / rewards.moments().sd for event in events]
+    expected = [(log.frame["reward"][int(event)] - means[event]) / rewards.reward_moments().sd for event in events]
     assert np.allclose(choices.training().advantage, expected)
 
 
@@ -71,8 +71,8 @@ def test_shown_data_has_every_row_with_its_reward(tmp_path):
     rows = log.impressions[windows.event]
     assert set(rows["split"]) == {TRAIN}
     assert (rows["user"].to_numpy() == np.repeat(windows.user, np.diff(windows.offset))).all()
-    assert np.allclose(windows.advantage * data.moments().sd, np.where(windows.event < len(log.frame), 1, -1))
-    assert len(windows.event) == len(set(windows.event)) == data.rated.height * 6 / 7  # the first has no history
+    assert np.allclose(windows.advantage * data.reward_moments().sd, np.where(windows.event < len(log.frame), 1, -1))
+    assert len(windows.event) == len(set(windows.event)) == data.rated_events.height * 6 / 7  # the first has no history
     assert data.windows("validation").event.max() < len(log.frame)
 
 
@@ -118,7 +118,7 @@ def test_a_log_without_what_was_shown_has_the_same_reward_data(log_root):
     plain = data.training().in_memory()
     data.skipped_targets = ("train", "validation", "test")
     assert np.array_equal(data.training().in_memory().event, plain.event)
-    assert data.rows is data.sequences.frame
+    assert data.all_events is data.sequences.frame
 
 
 def test_a_reward_model_learns_what_is_skipped(tmp_path):

@@ -98,8 +98,8 @@ def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
 @pytest.mark.parametrize("read", [True, False])
 def test_validation_events_of_users_whom_it_has_met_decide_whether_it_is_read(log_root, monkeypatch, read):
     data = small.data_of(RewardData, log_root, "tastes")
-    some = data.rated["user"].median()
-    vars(data)["rated"] = data.rated.filter(pl.col("user") <= some)
+    some = data.rated_events["user"].median()
+    vars(data)["rated_events"] = data.rated_events.filter(pl.col("user") <= some)
 
     def shifted(*given):
         """A fit that is wrong for those it has met where what is known is read, or where it is not; and the other way

@@ -22,7 +22,7 @@ from recalign.recommender import OneRecRecommender, Recommender
 from recalign.recommender.checkpoint import build_net, load_net, recipe
 from recalign.recommender.feature_table import FeatureTable
 from recalign.recommender.module import estimated_log_prob
-from recalign.recommender.prior import training_pass, without_prior
+from recalign.recommender.prior import training_pass
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_training_leaves_cold_items_out_of_the_softmax(data, trained):
     with torch.no_grad():
         state = policy.encode(batch)
         whole_TV = policy.log_probs(state)
-        with without_prior(policy):
+        with training_pass(policy):
             logp_TV, one_T = policy.log_probs(state), policy.log_prob(state, batch.target_T)
             few_TC = policy.log_probs(state, batch.target_T[:, None])
             assert policy.sample(state, 50).max() <= WARM
@@ -167,7 +167,7 @@ def test_cold_items_get_no_gradient_of_their_own(data):
     torch.manual_seed(0)
     module = Recommender(data.num_items, small.encoder(), temperature=0.1, negatives=None).bind(data)
     batch = small.batch_of(data, "train", rows=4)
-    with without_prior(module.policy):
+    with training_pass(module.policy):
         module.loss(batch).backward()
     gradient = module.policy.item_embedding.weight.grad
     assert gradient[WARM + 1 :].eq(0).all()
@@ -218,7 +218,7 @@ def test_negatives_stand_for_the_items_in_training(data, trained, monkeypatch):
     """Each of them drawn once gives the softmax over them."""
     policy, batch = trained[0].policy.eval(), small.batch_of(data, "train", rows=4)
     monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.arange(low, high))
-    with torch.no_grad(), without_prior(policy):
+    with torch.no_grad(), training_pass(policy):
         state = policy.encode(batch)
         sampled_T = estimated_log_prob(policy, state, batch.target_T, WARM)
         torch.testing.assert_close(sampled_T, policy.log_prob(state, batch.target_T), atol=1e-4, rtol=1e-4)

@@ -14,7 +14,7 @@ from recalign.errors import InputError
 from recalign.evaluation.counted_rows import SameForAll
 from recalign.recommender import RecommenderData, SequencePolicy
 from recalign.recommender.module import estimated_log_prob
-from recalign.recommender.prior import ItemPrior, without_prior
+from recalign.recommender.prior import ItemPrior, training_pass
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back
     other = copy.deepcopy(policy)
     cloned_TV = policy.log_probs(policy.encode(batch))
     small.with_memory(policy).prior_strength, other.prior_strength = 0.5, 1.5
-    with without_prior(policy, other):
+    with training_pass(policy, other):
         assert policy.prior_strength == other.prior_strength == 0
         torch.testing.assert_close(policy.log_probs(policy.encode(batch)), cloned_TV)
     assert (policy.prior_strength, other.prior_strength) == (0.5, 1.5)

@@ -95,7 +95,7 @@ def test_the_training_rows_of_others(brief, monkeypatch, group):
 def test_item_means_are_those_of_the_models_own_users(brief):
     """By hand: the pairs of others whose later item has the higher mean among the training rewards of A."""
     data = data_of(brief)
-    item_mean_V = data.moments().item_mean_V
+    item_mean_V = data.reward_moments().item_mean_V
     frame = data.sequences.frame.filter(pl.Series(data.sequences.group != "A").gather(data.sequences.frame["user"]))
     right = pairs = 0
     for (_,), rows in frame.filter(pl.col("split") == 0).group_by("user"):

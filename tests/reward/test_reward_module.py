@@ -49,7 +49,7 @@ def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
         predicted_T = module.reward.predict(states, batch.target_T)
         own_T = module.reward.nets[0].self_influence(states, module.self_influence_EF[batch.event_T])[0]
     module.train()
-    return (batch.reward_T - predicted_T) / data.moments().sd + own_T
+    return (batch.reward_T - predicted_T) / data.reward_moments().sd + own_T
 
 
 def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
@@ -76,10 +76,10 @@ def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
 
 def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_root):
     real, sham = (small.data_of(kind, log_root, "tastes") for kind in (RewardData, PermutedRewardData))
-    event, user = real.rated["event"].to_numpy(), real.rated["user"].to_numpy()
-    expected = permuted_rewards(real.rated["reward"].to_numpy(), user, sham.seed)
-    np.testing.assert_array_equal(sham.rated["reward"].to_numpy(), expected)  # what factors and item means are made of
-    placebo_V, sham_V, real_V = (data.moments().item_mean_V for data in (as_placebo(real), sham, real))
+    event, user = real.rated_events["event"].to_numpy(), real.rated_events["user"].to_numpy()
+    expected = permuted_rewards(real.rated_events["reward"].to_numpy(), user, sham.seed)
+    np.testing.assert_array_equal(sham.rated_events["reward"].to_numpy(), expected)  # for factors and item means
+    placebo_V, sham_V, real_V = (data.reward_moments().item_mean_V for data in (as_placebo(real), sham, real))
     assert placebo_V.tolist() == sham_V.tolist() != real_V.tolist()
     batch, other = (small.batch_of(data, "train") for data in (sham, real))
     of_event = dict(zip(event.tolist(), expected.tolist(), strict=True))
@@ -89,7 +89,7 @@ def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_roo
         np.testing.assert_array_equal(sham.windows(part).reward, real.windows(part).reward)
     rows = sham.frame["split"].to_numpy() > 0
     assert sham.frame.filter(rows)["reward"].to_list() == real.frame.filter(rows)["reward"].to_list()
-    left = correlation_within_users(real.rated["reward"].to_numpy(), expected, user)
+    left = correlation_within_users(real.rated_events["reward"].to_numpy(), expected, user)
     assert (real.facts(), sham.facts()) == ({}, {"placebo/correlation": left})
     assert abs(left) < 0.1
 
@@ -196,7 +196,7 @@ def test_moments_are_of_the_training_events_of_the_group(log_root):
     frame = data.sequences.frame
     frame = frame.with_columns(pl.Series("group", data.sequences.group).gather(frame["user"]))
     rated = frame.filter((pl.col("group") == "A") & (pl.col("split") == 0))
-    mean, scale, item_mean_V = data.moments()
+    mean, scale, item_mean_V = data.reward_moments()
     assert mean == pytest.approx(rated["reward"].mean())
     assert scale == pytest.approx(rated["reward"].std())
     of_item = rated.filter(pl.col("item_id") == 7)["reward"]
@@ -227,7 +227,7 @@ def test_a_judge_meets_the_users_of_its_own_half_alone(log_root, tmp_path, group
     assert len(users.met) == (groups == group).sum() > 5
     assert module.reward.members == 3
     # nor do other users' rewards reach it by way of the averages that it starts from
-    frame = data.rated.select(pl.Series(groups).gather(data.rated["user"]).alias("group"))
+    frame = data.rated_events.select(pl.Series(groups).gather(data.rated_events["user"]).alias("group"))
     assert frame["group"].unique().to_list() == [group]
 
 

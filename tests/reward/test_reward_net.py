@@ -52,7 +52,7 @@ def test_the_catalogue_is_scored_as_its_items_are(data):
 def test_an_untrained_network_knows_the_user_and_item_means(data):
     """Without kin, what it starts from is `reward_means`' user_item, the best of the averages, exactly."""
     reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=0, cooccurrence_dim=0).eval()
-    reward.nets[0].calibrate(data.rated["reward"].to_numpy(), data.moments().item_mean_V)
+    reward.nets[0].calibrate(data.rated_events["reward"].to_numpy(), data.reward_moments().item_mean_V)
     batch = small.batch_of(data, "validation")
     predicted = reward.predict(reward.states(batch), batch.target_T)
     expected = data.expected_rewards(batch.event_T.numpy())
@@ -64,7 +64,7 @@ def test_an_untrained_network_knows_the_user_and_item_means(data):
 def sized(data: RewardData) -> tuple[tuple[int, int], list[np.ndarray]]:
     """Numbers of users and items, and the rated training events, as a factorisation takes them."""
     size = (int(data.frame["user"].max()) + 1, data.num_items + 1)
-    return size, [data.rated[name].to_numpy() for name in ("user", "item_id", "reward")]
+    return size, [data.rated_events[name].to_numpy() for name in ("user", "item_id", "reward")]
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_training_starts_from_what_a_factorisation_believes(data, known):
     size, rated = sized(data)
     factorization = fit_variational_mf(*rated, size, 2, item_features(data, known))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=2)
-    net.calibrate(data.rated["reward"].to_numpy(), data.moments().item_mean_V)
+    net.calibrate(data.rated_events["reward"].to_numpy(), data.reward_moments().item_mean_V)
     copy_factors(net, factorization)
     predicted_T = reward.predict(reward.states(batch), batch.target_T)
     item_VF = factorization.items.mean_RF
@@ -101,7 +101,7 @@ def test_what_an_event_did_to_its_own_item_is_taken_off(data):
     size, rated = sized(data)
     factorization = fit_variational_mf(*rated, size, 2, item_features(data, 3))
     net, batch = reward.nets[0], small.batch_of(data, "train", rows=1)
-    net.calibrate(data.rated["reward"].to_numpy(), data.moments().item_mean_V)
+    net.calibrate(data.rated_events["reward"].to_numpy(), data.reward_moments().item_mean_V)
     copy_factors(net, factorization)
     torch.nn.init.normal_(net.item_projection.weight)
     states, moved_EF = reward.states(batch), event_influence(factorization, data, 2)
@@ -200,7 +200,7 @@ def test_members_are_resampled_independently(users):
 def test_a_trained_one_comes_back_calibrated(rewarded, log_root):
     data = small.data_of(RewardData, log_root, "tastes")
     loaded = load_net(rewarded, "reward")
-    mean, scale, _ = data.moments()
+    mean, scale, _ = data.reward_moments()
     assert loaded.net.nets[0].mean.item() == pytest.approx(mean)
     assert loaded.net.nets[0].scale.item() == pytest.approx(scale)
     assert 0 < loaded.facts["reliability"] < 1

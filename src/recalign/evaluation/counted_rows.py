@@ -53,6 +53,8 @@ def log_counts(sequences: Sequences, high_only: bool = False) -> Tensor:
 NON_PERSONALISED = {
     "popularity": TableRow(lambda data: SameForAll(log_counts(data.sequences))),
     "popularity_high": TableRow(lambda data: SameForAll(log_counts(data.sequences, high_only=True))),
-    "item_mean": TableRow(lambda data: SameForAll(torch.from_numpy(data.moments().item_mean_V) / data.moments().sd)),
+    "item_mean": TableRow(
+        lambda data: SameForAll(torch.from_numpy(data.reward_moments().item_mean_V) / data.reward_moments().sd)
+    ),
 }
 """Rows that rank items the same for everybody, by name; `item_mean`: shrunk mean rewards, in standard deviations."""

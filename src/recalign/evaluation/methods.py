@@ -123,7 +123,7 @@ class Networks:
     def reward_sds(self) -> dict[str, Any]:
         """Standard deviations of rewards: the units in which differences in value are read."""
         means = user_mean_rewards(self.data.sequences, "test")["reward"].drop_nulls()
-        return {UNIT: self.data.moments().sd, USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
+        return {UNIT: self.data.reward_moments().sd, USER_SPREAD: float(means.cast(pl.Float64).std() or 0.0)}  # type: ignore[arg-type]
 
 
 def require_independent(judges: Iterable[Loaded], other: Loaded, sequences: Sequences) -> None:

@@ -138,7 +138,11 @@ class LoadedNetworks(Networks):
         if "judge@10" not in self.scorers.own_data:
             return super().reward_sds()
         judge = self.judges[-1]
-        return {UNIT: self.data.moments().sd, JUDGE_UNIT: float(judge.net.nets[0].scale), JUDGED: judge.facts["reward"]}
+        return {
+            UNIT: self.data.reward_moments().sd,
+            JUDGE_UNIT: float(judge.net.nets[0].scale),
+            JUDGED: judge.facts["reward"],
+        }
 
     def retained(self, run: MethodRun, policy: Policy) -> dict[str, float]:
         """NDCG retained, its standard error, and alpha if that was searched."""

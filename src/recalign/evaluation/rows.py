@@ -15,11 +15,11 @@ from recalign.reward.placebo import as_placebo
 
 
 def _by_reward(reward: RewardEnsemble, data: RewardData) -> tuple[Scores, float]:
-    return reward, data.moments().sd
+    return reward, data.reward_moments().sd
 
 
 def _by_item_mean(data: RewardData, rewards: RewardData) -> tuple[Scores, float]:
-    return ItemScores(torch.from_numpy(rewards.moments().item_mean_V)), data.moments().sd
+    return ItemScores(torch.from_numpy(rewards.reward_moments().item_mean_V)), data.reward_moments().sd
 
 
 RERANKED = {

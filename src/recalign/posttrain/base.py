@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from recalign.errors import InputError, PositiveUnit
 from recalign.posttrain.data import PostTrainingData
 from recalign.recommender.checkpoint import Loaded, class_path, load_or_copy
 from recalign.recommender.policy import Policy
-from recalign.recommender.prior import without_prior
+from recalign.recommender.prior import training_pass
 from recalign.recommender.training import PolicyModule, logs_now
 
 KEEP = 0.97
@@ -108,7 +107,7 @@ class PostTraining(PolicyModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if logs_now(self.trainer):
             self.log_dict({f"policy/{name}": metric for name, metric in self.drift(batch).items()})
-        with self.without_prior():
+        with training_pass(*self.policies()):
             found = self.loss(batch)
         if found is None:
             # A zero loss that reaches all weights: other processes wait for their gradients.
@@ -122,9 +121,9 @@ class PostTraining(PolicyModule):
                 self.log_histogram(f"{self.LOG_PREFIX}/{name}", metric)
         return loss
 
-    def without_prior(self) -> AbstractContextManager[None]:
-        """Context in which policies have no item prior and no cold items (`recalign.recommender.prior` says why)."""
-        return without_prior(self.policy, self.reference)
+    def policies(self) -> list[Policy]:
+        """The policies of a training step, which runs without their item priors and memories (`training_pass`)."""
+        return [self.policy, self.reference]
 
     def advantages(self, batch: Batch) -> Tensor:
         """Advantage of each target, NaN if it has no reward. Shape: (T,)."""

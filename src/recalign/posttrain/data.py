@@ -74,23 +74,23 @@ class PostTrainingData(RewardData):
             needs["init_from"] = "recommender"
         return needs
 
-    def trained_windows(self) -> Windows:
+    def training_windows(self) -> Windows:
         """The training windows, before advantages are added."""
         return RewardData.training(self).in_memory()
 
     def training(self) -> Windows:
-        windows = self.trained_windows()
+        windows = self.training_windows()
         return dataclasses.replace(windows, advantage=self.advantages[windows.event])
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:
-        """Advantage of every training event; NaN for other events and without a reward. Shape: (events,)."""
-        windows = self.trained_windows()
-        out_E = np.full(len(self.observed), np.nan, np.float32)
-        out_E[windows.event] = self.target_advantages(windows) / self.moments().sd
+        """Advantages of training events in standard deviations of the reward; NaN for others. Shape: (events,)."""
+        windows = self.training_windows()
+        out_E = np.full(len(self.logged_rewards), np.nan, np.float32)
+        out_E[windows.event] = self.unscaled_advantages(windows) / self.reward_moments().sd
         return out_E
 
-    def target_advantages(self, windows: Windows) -> np.ndarray:
+    def unscaled_advantages(self, windows: Windows) -> np.ndarray:
         """r - V of each target, in the unit of the reward. Shape: float64 (T,)."""
         advantage_T = (self.rewards(windows) - self.values(windows))[windows.event]
         known_T = ~np.isnan(advantage_T)
@@ -104,36 +104,36 @@ class PostTrainingData(RewardData):
     def rewards(self, windows: Windows) -> np.ndarray:
         """r of every event; predictions exclude the event's influence on its item. Shape: float64 (events,)."""
         if self.source == "observed":
-            return self.observed
+            return self.logged_rewards
         loaded = self.loaded_reward_model(f"source {self.source!r}")
         if loaded.self_influence is None:
             text = "this reward model has no self-influence, which predictions for its own training events need"
             remedy = "give the reward model's checkpoint, or what module.hand_over('reward') returns"
             raise InputError(text, where=loaded.where, remedy=remedy)
         reward: RewardEnsemble = loaded.net
-        out = torch.full((len(self.observed),), torch.nan)
+        out = torch.full((len(self.logged_rewards),), torch.nan)
         for batch in self.batches(windows):
             event_T = batch.event_T.cpu()
             influence_TF = loaded.self_influence[event_T].to(batch.event_T.device)
             out[event_T] = reward.predict(reward.states(batch), batch.target_T, influence_TF).cpu()
         predicted = out.double().numpy()
         if self.source == "predicted":
-            return np.where(np.isnan(self.observed), np.nan, predicted)  # all methods train on the same events
+            return np.where(np.isnan(self.logged_rewards), np.nan, predicted)  # all methods train on the same events
         if "reliability" not in loaded.facts:
             text = "this reward model was never validated, so its reliability is not known"
             remedy = "train it with validation, or use source observed or predicted"
             raise InputError(text, where=loaded.where, remedy=remedy)
         rho = loaded.facts["reliability"]
-        return rho * predicted + (1 - rho) * self.observed
+        return rho * predicted + (1 - rho) * self.logged_rewards
 
     def values(self, windows: Windows) -> np.ndarray:
         """V of every event. Shape: float64 (events,)."""
         if self.baseline == "none":
-            return np.zeros(len(self.observed))
+            return np.zeros(len(self.logged_rewards))
         if self.baseline in ("value", "soft"):
             return self.state_values(windows)
-        values = np.full(len(self.observed), np.nan)
-        values[self.frame["event"].to_numpy()] = reward_means(self.frame)[self.baseline].to_numpy()
+        values = np.full(len(self.logged_rewards), np.nan)
+        values[self.target_events["event"].to_numpy()] = reward_means(self.target_events)[self.baseline].to_numpy()
         return values
 
     def loaded_reward_model(self, needed_by: str) -> Loaded:

@@ -20,6 +20,7 @@ from recalign.errors import AtLeast2, InputError, Positive
 from recalign.posttrain.state_values import starting_policy
 from recalign.recommender.checkpoint import Loaded
 from recalign.recommender.policy import Policy
+from recalign.recommender.prior import training_pass
 from recalign.reward.data import RewardData
 
 Pairing = Literal["logged", "sampled", "generated"]
@@ -138,7 +139,7 @@ class PairData(RewardData):
         """Winner and losers of each target's pair, 0 if there is none. Shape: int64 (targets, 1 + N)."""
         if self.pairs == "logged":
             return self._logged(windows, expected)
-        trained = self.frame.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
+        trained = self.target_events.filter((pl.col("split") == TRAIN) & (pl.col("item_id") > 0))
         seen_N = torch.from_numpy(np.unique(self._keys(trained["user"].cast(pl.Int64), trained["item_id"])))
         warm = self.sequences.num_warm  # cold items could not be chosen
         item_EN = torch.zeros(len(self.sequences.frame), 1 + self.losers, dtype=torch.int64)
@@ -149,7 +150,8 @@ class PairData(RewardData):
                 if policy is None:
                     candidate_TC = torch.randint(1, warm + 1, (len(batch.target_T), self.candidates))
                 else:
-                    candidate_TC = policy.sample(policy.encode(batch), self.candidates)
+                    with training_pass(policy):
+                        candidate_TC = policy.sample(policy.encode(batch), self.candidates)
                 seen_TC = torch.isin(self._keys(batch.user_B[batch.row_T, None], candidate_TC), seen_N)
                 excluded_TC = seen_TC | is_repeat(candidate_TC)
                 item_EN[batch.event_T] = target_pairs(batch.target_T, candidate_TC, excluded_TC, self.losers)

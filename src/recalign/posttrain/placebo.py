@@ -26,7 +26,7 @@ class PermutedPostTrainingData(PermutedRewardData, PostTrainingData):
     @functools.cached_property
     def correlation(self) -> float:
         """Correlation of the permuted and the true rewards r after user means are subtracted."""
-        windows = self.trained_windows()
+        windows = self.training_windows()
         logged, user = PostTrainingData.rewards(self, windows), self.sequences.frame["user"].to_numpy()
         event = windows.event
         return correlation_within_users(logged[event], self.permuted(logged)[event], user[event])
@@ -35,8 +35,8 @@ class PermutedPostTrainingData(PermutedRewardData, PostTrainingData):
 class ShuffledPostTrainingData(PostTrainingData):
     """`PostTrainingData` whose advantages are shuffled over all events, keeping weights and effective sample size."""
 
-    def target_advantages(self, windows: Windows) -> np.ndarray:
-        advantage_T = super().target_advantages(windows)
+    def unscaled_advantages(self, windows: Windows) -> np.ndarray:
+        advantage_T = super().unscaled_advantages(windows)
         known_T, shuffled_T = ~np.isnan(advantage_T), advantage_T.copy()
         shuffled_T[known_T] = np.random.default_rng(self.seed).permutation(advantage_T[known_T])
         user = self.sequences.frame["user"].to_numpy()[windows.event]

@@ -6,7 +6,6 @@ Shape suffixes: T states, C candidates and S drawn items at each, L events of a 
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +18,6 @@ from recalign.errors import InputError, PositiveUnit
 from recalign.posttrain.base import PostTraining
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, draw
-from recalign.recommender.prior import without_prior
 from recalign.reward.data import RewardData
 from recalign.reward.net import RewardEnsemble
 
@@ -40,7 +38,7 @@ class FrozenRewardModel(nn.Module):
         """Set the unit from the log's rewards; refuse a judge, a model of another log and non-finite predictions."""
         self.loaded.check(data)
         self.loaded.refuse_judge(data)
-        self.mean, self.scale = data.moments()[:2]
+        self.mean, self.scale = data.reward_moments()[:2]
         batch = data.first_batch()
         if not self.train()(batch, batch.target_T[:, None]).isfinite().all():
             remedy = "train it anew, with a lower learning rate or in fp32"
@@ -90,8 +88,8 @@ class OnlineTraining(PostTraining):
         self.old.eval()
         return self
 
-    def without_prior(self) -> AbstractContextManager[None]:
-        return without_prior(self.policy, self.reference, self.old)
+    def policies(self) -> list[Policy]:
+        return [*super().policies(), self.old]
 
     def sampled_targets(self, batch: Batch) -> Batch:
         """A random share of a batch's targets."""

@@ -12,6 +12,7 @@ from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
 from recalign.posttrain.base import Metrics
 from recalign.posttrain.weighted import WeightedSFT, above_zero, clip_weights, weight_metrics
+from recalign.recommender.prior import training_pass
 
 
 def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tuple[Tensor, Metrics]:
@@ -59,7 +60,8 @@ class SignedSFT(WeightedSFT):
         self.start_E = torch.full((len(self.data.sequences.impressions),), torch.nan, device=self.device)
         for batch in self.data.loader(self.data.training(), seen=False):
             there = batch.to(self.device)
-            with self.without_prior(), self.trainer.precision_plugin.train_step_context():  # the precision of pi
+            precision_of_pi = self.trainer.precision_plugin.train_step_context()
+            with training_pass(*self.policies()), precision_of_pi:
                 logp_T = self.reference.log_prob(self.reference.encode(there), there.target_T)
                 self.start_E[there.event_T] = logp_T
 

@@ -12,13 +12,14 @@ from recalign.data.sequences import Windows
 from recalign.posttrain.data import PostTrainingData
 from recalign.recommender.checkpoint import Loaded, load_or_copy
 from recalign.recommender.policy import Policy, chunks
+from recalign.recommender.prior import training_pass
 from recalign.reward.data import RewardData
 
 
 def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded | None, needed_by: str) -> Policy:
-    """Load the starting policy, without its item prior and memory, to compute training data from it.
+    """Load the starting policy, in evaluation mode, to compute training data from it.
 
-    No loss uses them; `recalign.recommender.prior` says why.
+    Like losses, callers use it without its item prior and memory, in a `recalign.recommender.prior.training_pass`.
 
     Args:
         data: the log; its catalogue must be the policy's.
@@ -31,9 +32,8 @@ def starting_policy(data: RewardData, path: str | None, given: Policy | Loaded |
     """
     loaded = load_or_copy(path, given, "policy", where="data.init_from", needed_by=needed_by)
     loaded.check(data)
-    loaded.net.eval()
-    loaded.net.prior_strength, loaded.net.in_training_pass = 0.0, True  # for good: only training uses this copy
-    return loaded.net
+    policy: Policy = loaded.net
+    return policy.eval()
 
 
 @torch.no_grad()
@@ -46,17 +46,19 @@ def state_values(data: PostTrainingData, windows: Windows) -> np.ndarray:
 
     Shape: float64 (events,), NaN for events that are not targets.
     """
-    of = f"baseline {data.baseline!r}"
-    policy, reward = starting_policy(data, *data.start_args, of).to(data.device), data.loaded_reward_model(of).net
-    out = torch.full((len(data.observed),), torch.nan)
-    for batch in data.batches(windows):
-        pi_state, r_states = policy.encode(batch), reward.states(batch)
-        for part in chunks(len(pi_state), policy.num_items):
-            logp_TV = policy.log_probs(pi_state[part])
-            r_TV = reward.predict(r_states[:, part])
-            if data.baseline == "soft":
-                value_T = data.soft * (logp_TV + r_TV / data.soft).logsumexp(dim=1)
-            else:
-                value_T = (logp_TV.exp() * r_TV).sum(dim=1)
-            out[batch.event_T[part].cpu()] = value_T.cpu()
-    return out.double().numpy()
+    needed_by = f"baseline {data.baseline!r}"
+    policy = starting_policy(data, *data.start_args, needed_by).to(data.device)
+    reward = data.loaded_reward_model(needed_by).net
+    value_E = torch.full((len(data.logged_rewards),), torch.nan)
+    with training_pass(policy):
+        for batch in data.batches(windows):
+            pi_state, r_states = policy.encode(batch), reward.states(batch)
+            for part in chunks(len(pi_state), policy.num_items):
+                logp_TV = policy.log_probs(pi_state[part])
+                r_TV = reward.predict(r_states[:, part])
+                if data.baseline == "soft":
+                    value_T = data.soft * (logp_TV + r_TV / data.soft).logsumexp(dim=1)
+                else:
+                    value_T = (logp_TV.exp() * r_TV).sum(dim=1)
+                value_E[batch.event_T[part].cpu()] = value_T.cpu()
+    return value_E.double().numpy()

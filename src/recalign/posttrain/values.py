@@ -20,6 +20,7 @@ from recalign.distributed import all_gather_rows
 from recalign.errors import NonNegative, Positive
 from recalign.posttrain.base import Metrics, PostTraining
 from recalign.recommender.policy import Policy
+from recalign.recommender.prior import training_pass
 
 
 def rated_mean(value_T: Tensor, reward_T: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ class CQL(ValueMethod):
         super().setup(stage)
         if stage == "fit":  # initialise V so that Q has mean 0, as advantages do except for `baseline: none`
             batch = self.data.first_batch()
-            with torch.no_grad(), self.without_prior():  # as in the loss
+            with torch.no_grad(), training_pass(*self.policies()):
                 logp_T = self.reference_log_probs(batch, batch.target_T[:, None])
                 self.critic.read.bias.fill_(-self.temperature * logp_T.mean())
 

@@ -86,7 +86,7 @@ class Cloning(PolicyModule):
                 self.policy.set_counts(torch.from_numpy(count_V))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        with training_pass(self.policy):  # not `without_prior`, which reads the strength from the device; it is 0
+        with training_pass(self.policy):
             loss = self.loss(self.visible(batch))
         self.log("train/loss", loss, batch_size=len(batch.target_T))
         return loss

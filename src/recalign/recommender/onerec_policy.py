@@ -101,7 +101,8 @@ class CodePolicy(HistoryPolicy):
         self.head = NodeLogits(decoder.dim, num_items, sizes, temperature)
         self.register_buffer("count_V", torch.zeros(num_items))
         self.register_buffer("strength", torch.zeros(()))
-        self.register_load_state_dict_post_hook(lambda policy, _: policy.set_counts(policy.count_V))
+        self._prior_strength = 0.0  # that of the buffer; reading it does not synchronise with the device
+        self.register_load_state_dict_post_hook(lambda policy, _: policy.read_buffers())
         self.set_counts(self.count_V)
 
     def set_codes(self, codes_VS: Tensor) -> None:
@@ -116,13 +117,19 @@ class CodePolicy(HistoryPolicy):
             below_N = self.trie.below(depth, self.count_V)
             self.register_buffer(f"prior_{depth}", (below_N + 0.5).log(), persistent=False)
 
+    def read_buffers(self) -> None:
+        """After a ``state_dict`` is loaded: set what follows from its counts and strength."""
+        self.set_counts(self.count_V)
+        self._prior_strength = self.strength.item()
+
     @property
     def prior_strength(self) -> float:
         """c: the prior adds c log(training events below it + 1/2) to a node's logit."""
-        return self.strength.item()
+        return self._prior_strength
 
     @prior_strength.setter
     def prior_strength(self, strength: float) -> None:
+        self._prior_strength = float(strength)
         self.strength.fill_(strength)
 
     def trunk(self) -> SequencePolicy:

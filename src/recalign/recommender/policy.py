@@ -102,10 +102,14 @@ class Policy(Rebuildable, nn.Module, ABC):
         return state.flatten(1)
 
     has_trunk = True
-    """Whether `trunk` has the policy's own encoder, or else an untrained one."""
+    """True if `trunk` reuses this policy's trained encoder; False if it returns a new, untrained one."""
 
     def trunk(self) -> Policy:
-        """The policy over item ids whose encoder and item table initialise a reward model, or an InputError."""
+        """A policy over item ids, whose encoder and item table initialise a reward model.
+
+        Raises:
+            InputError: this policy has no item table.
+        """
         text = f"a reward model cannot start from {type(self).__name__}, which has no item table"
         remedy = "use a policy that reads histories of item ids, such as SequencePolicy"
         raise InputError(text, where="model.init_from", remedy=remedy)

@@ -76,32 +76,22 @@ class ItemPrior(nn.Module):
 
 
 @contextmanager
-def without_prior(*policies: Policy) -> Iterator[None]:
-    """Context in which policies have no item prior and no memory, as in cloning; strengths are restored after it.
-
-    The softmax also leaves out cold items: no training event says whether users would have chosen them.
-    """
-    strengths = [policy.prior_strength for policy in policies]
-    for policy in policies:
-        policy.prior_strength = 0.0
-    try:
-        with training_pass(*policies):
-            yield
-    finally:
-        for policy, strength in zip(policies, strengths, strict=True):
-            policy.prior_strength = strength
-
-
-@contextmanager
 def training_pass(*policies: Policy) -> Iterator[None]:
-    """Context of a training step's forward passes; item priors must be off. Nested contexts join the outer one."""
+    """Context of a training step's forward passes: no item prior, no memory, no cold items in the softmax.
+
+    (No training event says whether users would have chosen a cold item.) Strengths of priors are restored after it.
+    Nested contexts join the outer one.
+    """
     begun = [policy for policy in policies if not policy.in_training_pass]
+    strengths = [policy.prior_strength for policy in begun]
     for policy in begun:
+        policy.prior_strength = 0.0
         policy.in_training_pass = True
         policy.begin_step()
     try:
         yield
     finally:
-        for policy in begun:
+        for policy, strength in zip(begun, strengths, strict=True):
+            policy.prior_strength = strength
             policy.in_training_pass = False
             policy.end_step()

@@ -43,50 +43,58 @@ class RewardData(EventDataModule):
         super().__init__(users=users, **data)
 
     @property
-    def rows(self) -> pl.DataFrame:
-        """The rows that count as events, in the order of their ``event`` numbers."""
+    def all_events(self) -> pl.DataFrame:
+        """The rows that count as events, of all users, in the order of their ``event`` numbers."""
         return self.sequences.impressions if self.reads_skipped else self.sequences.frame
 
     @functools.cached_property
-    def observed(self) -> np.ndarray:
+    def logged_rewards(self) -> np.ndarray:
         """The logged reward of every event, NaN if absent. Shape: float64 (events,)."""
-        return self.rows["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return self.all_events["reward"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
     @functools.cached_property
-    def logged(self) -> pl.DataFrame:
+    def logged_events(self) -> pl.DataFrame:
         """The group's events as logged, in order."""
-        return self._of_group(self.rows)
+        return self._of_group(self.all_events)
 
-    def _of_group(self, rows: pl.DataFrame) -> pl.DataFrame:
-        own = rows.filter(pl.Series(self.sequences.users_in(self.users)).gather(rows["user"]))
-        return own if rows is self.sequences.frame else own.sort("user", "split", "timestamp", maintain_order=True)
+    def _of_group(self, events: pl.DataFrame) -> pl.DataFrame:
+        group = events.filter(pl.Series(self.sequences.users_in(self.users)).gather(events["user"]))
+        return (
+            group if events is self.sequences.frame else group.sort("user", "split", "timestamp", maintain_order=True)
+        )
 
     @functools.cached_property
-    def frame(self) -> pl.DataFrame:
+    def target_events(self) -> pl.DataFrame:
         """The group's events with the rewards to learn: the logged ones, unless a subclass changes them."""
-        return self.logged
+        return self.logged_events
 
     @functools.cached_property
-    def rated(self) -> pl.DataFrame:
-        """The group's training events that have a reward."""
-        rated = self.frame.filter(RATED)
-        if self.frame.is_empty():
-            remedy = "give another share (A has it, B1 and B2 halve the rest), or a log of more users"
+    def rated_events(self) -> pl.DataFrame:
+        """The group's training events that have a reward; an InputError as in `require_rewards`."""
+        self.require_rewards()
+        return self.target_events.filter(RATED)
+
+    def require_rewards(self) -> None:
+        """Refuse, with an InputError, a group without users, or whose training rewards are missing or all equal."""
+        rated = self.target_events.filter(RATED)
+        if self.target_events.is_empty():
+            remedy = "raise or lower data.share_a, the share of users in group A (B1 and B2 get half of the rest each)"
+            remedy += ", or give a log of more users"
             raise InputError(f"there are no users {self.users} in this log", where="data.share_a", remedy=remedy)
         if rated["reward"].n_unique() < 2:
-            found = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
+            what = f"all rewards are {rated['reward'][0]}" if len(rated) else "no event has a reward"
             remedy = "give a reward expression that differs between events, or check data.split and data.users"
             if not self.reads_skipped and self.sequences.skipped is not None:
-                found = f"weights would not differ: {found} among the chosen events"
+                what = f"weights would not differ: {what} among the chosen events"
                 remedy = "give a reward that differs between choices (the share watched), or learn from rows shown but "
                 remedy += "not chosen: wbc, or dpo"
-            raise InputError(f"{found} in the training split of users {self.users}", where="data.reward", remedy=remedy)
-        return rated
+            raise InputError(f"{what} in the training split of users {self.users}", where="data.reward", remedy=remedy)
 
     @functools.cached_property
     def means(self) -> pl.DataFrame:
         """The group's events, their reward, and the mean rewards of `recalign.data.sequences.reward_means`."""
-        return pl.concat([self.frame.select("event", "reward"), reward_means(self.frame)], how="horizontal")
+        events = self.target_events
+        return pl.concat([events.select("event", "reward"), reward_means(events)], how="horizontal")
 
     def expected_rewards(self, event: np.ndarray) -> pl.DataFrame:
         """Look up the rows of `means` for events, in the given order."""
@@ -109,15 +117,15 @@ class RewardData(EventDataModule):
             remedy = "choose another split, or a reward expression that is known for more events"
             raise InputError(text, where="data.split", remedy=remedy)
 
-    def moments(self) -> RewardMoments:
-        """Moments of the rewards in `rated`; if these lack skipped rows, of the logged rewards of all shown rows."""
-        unread = self.sequences.skipped is not None and not self.reads_skipped
-        rated = self._of_group(self.sequences.impressions).filter(RATED) if unread else self.rated
+    def reward_moments(self) -> RewardMoments:
+        """Moments of the training rewards. Skipped rows always count, even in subclasses that do not train on them."""
+        trains_without_skipped = self.sequences.skipped is not None and not self.reads_skipped
+        rated = self._of_group(self.sequences.impressions).filter(RATED) if trains_without_skipped else self.rated_events
         reward_N, item_N = rated["reward"].to_numpy(), rated["item_id"].to_numpy() - 1
         total_V = np.bincount(item_N, reward_N, self.num_items) + SHRINKAGE * reward_N.mean()
         means_V = (total_V / (np.bincount(item_N, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)
         return RewardMoments(float(reward_N.mean()), float(reward_N.std(ddof=1)), means_V)
 
     def training(self) -> AnyWindows:
-        self.rated  # noqa: B018 (raises if there is nothing to learn)
+        self.require_rewards()
         return super().training()

@@ -36,9 +36,9 @@ def initialise(reward: RewardEnsemble, data: RewardData, rank: int, features: in
 
 def event_influence(factorization: VariationalMF, data: RewardData, rank: int) -> Tensor:
     """Leave-one-out effect of each event (0 if not fitted) on its item's bias and factors. Shape: f32 (E, 1 + rank)."""
-    influence_NG = factorization.self_influence(*_columns(data.rated))
-    out_EF = np.zeros((len(data.observed), 1 + rank), np.float32)
-    out_EF[data.rated["event"].to_numpy(), : influence_NG.shape[1]] = influence_NG
+    influence_NG = factorization.self_influence(*_columns(data.rated_events))
+    out_EF = np.zeros((len(data.logged_rewards), 1 + rank), np.float32)
+    out_EF[data.rated_events["event"].to_numpy(), : influence_NG.shape[1]] = influence_NG
     return torch.from_numpy(out_EF)
 
 
@@ -55,13 +55,13 @@ def choose_factorization(data: RewardData, rank: int, features: int) -> Variatio
         features: dimensions of the item features, a co-occurrence embedding; 0: none. (With few users, each user's own
             choices make up too much of it, and it reveals who chose an item.)
     """
-    size = (int(data.frame["user"].max()) + 1, data.num_items + 1)  # type: ignore[arg-type]
+    size = (int(data.target_events["user"].max()) + 1, data.num_items + 1)  # type: ignore[arg-type]
     ranks = sorted({rank, -(-rank // 2), -(-rank // 4)})
     candidates: list[tuple[int, np.ndarray | None]] = [(part, None) for part in ranks]
     candidates += [(rank, item_features(data, features))] * bool(features)
     in_part = pl.col("reward").is_not_null() & (pl.col("item_id") > 0) & (pl.col("split") == VALIDATION)
-    measured = data.frame.filter(in_part)
-    seen = measured.filter(pl.col("user").is_in(data.rated["user"].unique().implode()))
+    measured = data.target_events.filter(in_part)
+    seen = measured.filter(pl.col("user").is_in(data.rated_events["user"].unique().implode()))
     user, item, reward = _columns(seen if len(seen) else measured)
 
     def error(fitted: VariationalMF) -> float:
@@ -69,7 +69,7 @@ def choose_factorization(data: RewardData, rank: int, features: int) -> Variatio
         bias_U = np.bincount(user, residual_N) / (np.bincount(user) + fitted.ridge_F[0])
         return float(np.nan_to_num(np.square(residual_N - bias_U[user]).sum(), nan=np.inf))
 
-    return min((fit_variational_mf(*_columns(data.rated), size, *each) for each in candidates), key=error)
+    return min((fit_variational_mf(*_columns(data.rated_events), size, *each) for each in candidates), key=error)
 
 
 def copy_factors(net: RewardNet, factorization: VariationalMF) -> None:
@@ -89,7 +89,7 @@ def copy_factors(net: RewardNet, factorization: VariationalMF) -> None:
 def item_features(data: RewardData, dimensions: int) -> np.ndarray:
     """Co-occurrence embeddings of the items in the group's training events. Shape: float64 (V + 1, dimensions)."""
     chosen = pl.col("event") < len(data.sequences.frame)  # skipped rows are no co-occurrences
-    training = data.frame.filter(chosen & (pl.col("split") == TRAIN))
+    training = data.target_events.filter(chosen & (pl.col("split") == TRAIN))
     user_N, item_N = (training[name].cast(pl.Int64).to_numpy() for name in ("user", "item_id"))
     return cooccurrence_embedding(user_N, item_N, data.num_items + 1, dimensions)
 

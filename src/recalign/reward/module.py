@@ -155,7 +155,7 @@ class RewardModel(StageModule):
             data.require_rated(MEASURED_ON[stage])
         if not self.calibrated:  # once, before a checkpoint is loaded: a later test must not undo the fit
             for net in self.reward.nets:
-                net.calibrate(data.rated["reward"].to_numpy(), data.moments().item_mean_V)
+                net.calibrate(data.rated_events["reward"].to_numpy(), data.reward_moments().item_mean_V)
             self.calibrated = True
         if stage == "fit" and not len(self.self_influence_EF):  # slow; for a test the checkpoint has the result
             self.self_influence_EF = self.initialise(self.reward, data, self.num_factors, self.cooccurrence_dim)

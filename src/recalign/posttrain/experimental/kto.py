@@ -33,7 +33,7 @@ class KTOData(ShownData):
 
     @functools.cached_property
     def advantages(self) -> np.ndarray:
-        advantage_E, event = super().advantages, self.trained_windows().event
+        advantage_E, event = super().advantages, self.training_windows().event
         skipped = event[event >= len(self.sequences.frame)]
         advantage_E[skipped] = np.nan_to_num(advantage_E[skipped], nan=-1.0)
         return advantage_E

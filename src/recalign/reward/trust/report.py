@@ -98,7 +98,7 @@ def compare_predictions(
     Returns:
         By split.
     """
-    expected = data.means.join(fit_ridge_and_factors(data.frame, data.num_items), on="event")
+    expected = data.means.join(fit_ridge_and_factors(data.target_events, data.num_items), on="event")
     measured: dict[SplitName, PredictionComparison] = {}
     for split in splits:
         events = _events(data, predicted(data.windows(split)).join(expected, on="event", maintain_order="left"))
@@ -135,7 +135,7 @@ def report(
         "ordered_on": comparison.ordered_on,
         "reliability": max(0.0, comparison.table["model"]["r2"].value),  # 0 where it is nan
         "users": asdict(data.cohort),
-        "noise": noise(data.rated, comparison.table, variance(reward), repeated),
+        "noise": noise(data.rated_events, comparison.table, variance(reward), repeated),
         **{name: _figures(of) for name, of in measured.items()},
         **({"shown": dict(shown)} if shown else {}),
     }
@@ -167,7 +167,7 @@ def _ordered_by_others(
     if len(windows) >= MIN_USERS and not np.isnan(windows.reward).all():
         about = data.sequences.frame.select("event", "item_id", "reward", person="user")
         events = predicted(windows).join(about, on="event", maintain_order="left").with_columns(PERSON)
-        item = pl.Series(data.moments().item_mean_V).gather(events["item_id"] - 1)
+        item = pl.Series(data.reward_moments().item_mean_V).gather(events["item_id"] - 1)
         events = events.with_columns(item=item, ridge_fixed=pl.lit(math.nan), factors_fixed=pl.lit(math.nan))
         if _users_with_pairs(events) >= max(MIN_USERS, pairs + 1):
             person, reward = (events[name].to_numpy() for name in ("person", "reward"))
@@ -189,10 +189,19 @@ def training_of_others(data: RewardData) -> Windows:
 
 
 def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
-    """The measured events with what is known of them, ordered by user."""
+    """The measured events with the columns to group by, ordered by user."""
+    count = data.rated_events.group_by("item_id").agg(pl.len().alias("popularity"))
     person = pl.col("user").alias("person")  # in `predicted`, `user` is the user's mean
-    about = data.frame.select("event", person, "item_id", "high")
-    return predicted.join(about, on="event").sort("event").with_columns(PERSON)
+    about = data.target_events.select("event", person, "item_id", "high", "known_before").join(
+        count, on="item_id", how="left"
+    )
+    events = predicted.join(about, on="event").sort("event")
+    events = events.with_columns(PERSON, pl.col("popularity").fill_null(0))
+    return events.with_columns(
+        pl.when(pl.col("popularity") > 0).then(pl.lit("seen")).otherwise(pl.lit("unseen")).alias("met"),
+        pl.Series("popularity_tenth", quantile_bins(events["popularity"].to_numpy())),
+        pl.Series("activity_fifth", quantile_bins(events["known_before"].to_numpy(), 5)),
+    )
 
 
 def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:

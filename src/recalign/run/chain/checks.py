@@ -109,7 +109,7 @@ def require_rewards(plan: Plan) -> None:
                 what = f"the reward model would learn {data.reward_settings}, and methods are measured by {of_chain}"
                 remedy = "set it for all stages (data.reward); judges alone may have their own"
                 raise InputError(what, where="stages.reward.data", remedy=remedy)
-            data.rated  # noqa: B018 (raises if all are alike)
+            data.require_rewards()
             data.require_rated("validation")
 
 
