@@ -87,8 +87,8 @@ def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_roo
     assert batch.reward_BL.nan_to_num().equal(other.reward_BL.nan_to_num())  # histories are as they will be at serving
     for part in ("validation", "test"):
         np.testing.assert_array_equal(sham.windows(part).reward, real.windows(part).reward)
-    rows = sham.frame["split"].to_numpy() > 0
-    assert sham.frame.filter(rows)["reward"].to_list() == real.frame.filter(rows)["reward"].to_list()
+    rows = sham.target_events["split"].to_numpy() > 0
+    assert sham.target_events.filter(rows)["reward"].to_list() == real.frame.filter(rows)["reward"].to_list()
     left = correlation_within_users(real.rated_events["reward"].to_numpy(), expected, user)
     assert (real.facts(), sham.facts()) == ({}, {"placebo/correlation": left})
     assert abs(left) < 0.1
@@ -180,7 +180,7 @@ def test_it_starts_from_the_item_table_of_a_policy_over_codes_and_freezes_nothin
 def test_rewards_that_say_nothing_are_refused_before_training(own_root, rewards, said):
     test_part = pl.col("timestamp") > 1000 + 60 * 15 + 30  # the events of validation and test keep theirs
     data = data_with(own_root, pl.when(test_part).then(pl.col("rating")).otherwise(rewards))
-    for ask in (data.training, data.moments):
+    for ask in (data.training, data.reward_moments):
         with pytest.raises(InputError, match=f"{said}.* in the training split of users A"):
             ask()
 

@@ -63,7 +63,7 @@ def test_an_untrained_network_knows_the_user_and_item_means(data):
 
 def sized(data: RewardData) -> tuple[tuple[int, int], list[np.ndarray]]:
     """Numbers of users and items, and the rated training events, as a factorisation takes them."""
-    size = (int(data.frame["user"].max()) + 1, data.num_items + 1)
+    size = (int(data.target_events["user"].max()) + 1, data.num_items + 1)
     return size, [data.rated_events[name].to_numpy() for name in ("user", "item_id", "reward")]
 
 
