@@ -88,7 +88,7 @@ def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_roo
     for part in ("validation", "test"):
         np.testing.assert_array_equal(sham.windows(part).reward, real.windows(part).reward)
     rows = sham.target_events["split"].to_numpy() > 0
-    assert sham.target_events.filter(rows)["reward"].to_list() == real.frame.filter(rows)["reward"].to_list()
+    assert sham.target_events.filter(rows)["reward"].to_list() == real.target_events.filter(rows)["reward"].to_list()
     left = correlation_within_users(real.rated_events["reward"].to_numpy(), expected, user)
     assert (real.facts(), sham.facts()) == ({}, {"placebo/correlation": left})
     assert abs(left) < 0.1

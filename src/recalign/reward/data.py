@@ -120,7 +120,9 @@ class RewardData(EventDataModule):
     def reward_moments(self) -> RewardMoments:
         """Moments of the training rewards. Skipped rows always count, even in subclasses that do not train on them."""
         trains_without_skipped = self.sequences.skipped is not None and not self.reads_skipped
-        rated = self._of_group(self.sequences.impressions).filter(RATED) if trains_without_skipped else self.rated_events
+        rated = (
+            self._of_group(self.sequences.impressions).filter(RATED) if trains_without_skipped else self.rated_events
+        )
         reward_N, item_N = rated["reward"].to_numpy(), rated["item_id"].to_numpy() - 1
         total_V = np.bincount(item_N, reward_N, self.num_items) + SHRINKAGE * reward_N.mean()
         means_V = (total_V / (np.bincount(item_N, minlength=self.num_items) + SHRINKAGE)).astype(np.float32)

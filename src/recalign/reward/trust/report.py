@@ -189,19 +189,10 @@ def training_of_others(data: RewardData) -> Windows:
 
 
 def _events(data: RewardData, predicted: pl.DataFrame) -> pl.DataFrame:
-    """The measured events with the columns to group by, ordered by user."""
-    count = data.rated_events.group_by("item_id").agg(pl.len().alias("popularity"))
+    """The measured events with what is known of them, ordered by user."""
     person = pl.col("user").alias("person")  # in `predicted`, `user` is the user's mean
-    about = data.target_events.select("event", person, "item_id", "high", "known_before").join(
-        count, on="item_id", how="left"
-    )
-    events = predicted.join(about, on="event").sort("event")
-    events = events.with_columns(PERSON, pl.col("popularity").fill_null(0))
-    return events.with_columns(
-        pl.when(pl.col("popularity") > 0).then(pl.lit("seen")).otherwise(pl.lit("unseen")).alias("met"),
-        pl.Series("popularity_tenth", quantile_bins(events["popularity"].to_numpy())),
-        pl.Series("activity_fifth", quantile_bins(events["known_before"].to_numpy(), 5)),
-    )
+    about = data.target_events.select("event", person, "item_id", "high")
+    return predicted.join(about, on="event").sort("event").with_columns(PERSON)
 
 
 def _ahead(events: pl.DataFrame) -> dict[str, np.ndarray]:
