@@ -66,7 +66,7 @@ EXPLAINED = {key: said for _, key, said in comments(ASFT)}
 README = (CONF / "README.md").read_text()
 
 
-def test_the_readme_has_a_line_for_every_file():
+def test_conf_readme_lists_every_file():
     named = set(re.findall(r"`([\w/*-]+)`", README))
     assert [path for path in ALL if not named & {path.stem, name(path)[:-5], f"{name(path.parent)}/*"}] == []
 
@@ -78,7 +78,7 @@ def test_the_readme_has_a_line_for_every_file():
         (1, "methods/rows", "ml-100k", "holm_best_baseline/value/judge@10"),
     ],
 )
-def test_the_readmes_figures_of_methods_are_those_of_the_studies(cell: int, rows: str, log: str, metric: str):
+def test_conf_readme_figures_equal_the_studies(cell: int, rows: str, log: str, metric: str):
     saved = pl.read_csv(CONF.parent / f"benchmarks/{rows}.csv").filter(log=log, metric=metric)
     known = dict(saved.select("row", "mean").iter_rows())
     section = README.split("\n## ")[2]
@@ -91,7 +91,7 @@ def test_the_readmes_figures_of_methods_are_those_of_the_studies(cell: int, rows
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)
-def test_every_value_is_explained(path: Path):
+def test_yaml_values_are_commented_once(path: Path):
     """Once: what conf/methods/asft.yaml explains needs no word in another method's YAML."""
     known = EXPLAINED if path.parent.name == "methods" and path != ASFT else {}
     found = list(comments(path))
@@ -100,7 +100,7 @@ def test_every_value_is_explained(path: Path):
 
 
 @pytest.mark.parametrize("path", LOGS, ids=name)
-def test_a_logs_yaml_leaves_nothing_to_the_log_before_it(path: Path):
+def test_log_yaml_sets_everything_that_ml_100k_sets(path: Path):
     """A log's YAML is read over ML-100K's defaults, so it has to set whatever ML-100K sets."""
     data = yaml.safe_load(path.read_text())["data"]
     assert {"log", "reward", "high", "split", "max_length"} <= set(data)
@@ -134,7 +134,7 @@ JUDGED = CONF / "trainer/judged.yaml"
 
 
 @pytest.mark.parametrize("path", sorted({*(CONF / "trainer").glob("*.yaml")} - {JUDGED}), ids=name)
-def test_a_preset_comes_after_any_stage(path: Path):
+def test_trainer_presets_follow_any_stage(path: Path):
     words = ["--config", str(CONF / "stages/recommender.yaml"), "--config", str(path), "--model.memory=false"]
     parsed = parse_stage(["fit", *words])
     preset = yaml.safe_load(path.read_text())
@@ -151,7 +151,7 @@ def holds(found: Any, written: Any) -> bool:
     return found == written
 
 
-def test_the_judges_of_a_preset_are_those_of_the_log_and_seed():
+def test_judged_preset_finds_the_judges_of_log_and_seed():
     files = [ASFT, CONF / "logs/ml-1m.yaml", JUDGED]
     parsed = parse_stage(["fit", *(f"--config={file}" for file in files), "--seed_everything=3"])
     (callback,) = parsed.config["trainer"]["callbacks"]
@@ -159,7 +159,7 @@ def test_the_judges_of_a_preset_are_those_of_the_log_and_seed():
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=name)
-def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sweep_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "t")
     sweep = yaml.safe_load(path.read_text())
@@ -174,7 +174,7 @@ def test_a_sweeps_ranges_are_settings_of_its_stage(path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CONF.glob("logs/recommender*/*.yaml")), ids=name)
-def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
+def test_recommender_settings_of_a_log_follow_stage_and_log(path: Path):
     files = [CONF / f"stages/{path.parent.name}.yaml", CONF / "logs" / path.name, path]
     parsed = parse_stage(["fit", *(f"--config={file}" for file in files)])
     written, read = values(path), flatten(parsed.config)
@@ -184,7 +184,7 @@ def test_a_logs_recipe_comes_after_the_recommender_and_the_log(path: Path):
 @pytest.mark.parametrize(
     "path", [pytest.param(path, marks=[pytest.mark.long] * ("-" in path.stem)) for path in CHAINS], ids=name
 )
-def test_a_chain_can_be_planned(path: Path):
+def test_chain_can_be_planned(path: Path):
     settings = yaml.safe_load(path.read_text())
     world = settings.get("world")
     plan = Plan(Chain(**settings | {"world": None if world is None else World(**world)}), path, {})
@@ -198,7 +198,7 @@ def test_a_chain_can_be_planned(path: Path):
 
 
 @pytest.mark.slow
-def test_clicks_are_judged_by_satisfaction():
+def test_clicked_chain_has_judges_on_long_views():
     path = CONF / "chains/kuairand-pure-excerpt-clicked.yaml"
     parsed = Plan(Chain(**yaml.safe_load(path.read_text())), path, {}).parse()
     rewards = {stage: one.config["data"]["init_args"]["reward"] for stage, one in parsed.items()}
@@ -215,7 +215,7 @@ SEARCHED = [path for path in STAGES if path.stem != "judge" and path != PLACEBO_
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", SEARCHED, ids=name)
-def test_both_ends_of_a_space_are_settings_of_the_method(path: Path):
+def test_search_space_bounds_are_settings_of_the_method(path: Path):
     axes = Spaces(SEARCH).space(TRAINED_PLACEBOS.get(path.stem, path).stem).items()
     for end in (0, -1):
         chosen = {key: axis[end] if isinstance(axis, list) else (axis.low, axis.high)[end] for key, axis in axes}
@@ -247,7 +247,7 @@ LOG = {f"data.init_args.{key}" for key in ("users", "max_length", "batch_tokens"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
-def test_every_methods_learning_rates_reach_as_far_from_its_own(path: Path):
+def test_search_learning_rates_span_a_quarter_to_four_times_the_default(path: Path):
     axis = Spaces(SEARCH).space(TRAINED_PLACEBOS.get(path.stem, path).stem)["model.lr"]
     own = resolved(path)[RATE]
     assert (axis.low, axis.high, axis.log) == (pytest.approx(own / 4), pytest.approx(own * 4), True)
@@ -273,7 +273,7 @@ def test_weighted_methods_differ_in_their_weights_alone(path: Path):
 
 
 @pytest.mark.parametrize("name", TRAINED_PLACEBOS)
-def test_a_placebo_differs_from_its_method_in_nothing_else(name: str):
+def test_placebo_differs_from_its_method_only_in_data(name: str):
     ours, theirs = resolved(TRAINED_PLACEBOS[name]), resolved(CONF / f"methods/{name}.yaml")
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing == {"run.name", "data.class_path"}
@@ -293,7 +293,7 @@ def defaults(class_path: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [ASFT, *METHODS], ids=name)
 @pytest.mark.parametrize("part", ["model", "data"])
-def test_a_method_is_the_same_from_yaml_and_from_python(path: Path, part: str):
+def test_method_yaml_equals_constructor_defaults(path: Path, part: str):
     """What its YAML leaves out is the constructor's default, and so is all of A-SFT."""
     own, run = yaml.safe_load(path.read_text())[part], parse_stage(["fit", "--config", str(path)]).config[part]
     python, lines = defaults(run["class_path"]), own.get("init_args", {})
@@ -305,7 +305,7 @@ def test_a_method_is_the_same_from_yaml_and_from_python(path: Path, part: str):
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "logs/rewards").glob("*.yaml")), ids=name)
-def test_candidate_rewards_come_after_their_log(path: Path):
+def test_candidate_rewards_follow_their_log(path: Path):
     words = with_config_files("rewards", [path.stem, f"rewards/{path.stem}"])
     found = instantiated(*parse_call("rewards", "", rewards, words))
     written = yaml.safe_load(path.read_text())

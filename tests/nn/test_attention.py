@@ -8,7 +8,7 @@ from recalign.nn.attention import QUERIES, TiledAttention, in_lanes, tiles
 
 
 @given(rows=st.integers(1, 450), sequences=st.integers(1, 300), cpu=st.booleans())
-def test_tiles_hold_every_pair_that_may_see_each_other_once(rows, sequences, cpu):
+def test_tiles_cover_every_visible_pair_once(rows, sequences, cpu):
     count = torch.zeros(sequences, rows, dtype=torch.int64)
     for tile in tiles(rows, sequences, cpu):
         assert tile.queries.stop - tile.queries.start <= QUERIES
@@ -17,7 +17,7 @@ def test_tiles_hold_every_pair_that_may_see_each_other_once(rows, sequences, cpu
     assert (count == 1).all()
 
 
-def test_bfloat16_stays_near_float64():
+def test_tiled_attention_in_bfloat16_is_near_float64():
     """Relative error of the outputs and of every gradient, in norm, at HSTU's scale of values."""
     torch.manual_seed(0)
     work = tiles(150, 6, cpu=True)

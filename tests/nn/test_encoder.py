@@ -36,7 +36,7 @@ def histories(lengths, garbage=True):
     )
 
 
-def test_padding_changes_nothing_and_comes_out_as_zero(encoder):
+def test_encoder_ignores_padding_and_returns_zeros_there(encoder):
     h_BLD = encoder(*histories([5, 12, 1]))
     assert torch.equal(h_BLD, encoder(*histories([5, 12, 1], garbage=False)))
     assert (h_BLD[0, 5:] == 0).all()
@@ -44,7 +44,7 @@ def test_padding_changes_nothing_and_comes_out_as_zero(encoder):
     assert (h_BLD[0, :5].abs().sum(dim=-1) > 0).all()
 
 
-def test_batch_mates_change_nothing(encoder):
+def test_encoder_ignores_other_sequences_of_the_batch(encoder):
     batch = histories([5, 12, 1, 7])
     together = encoder(*batch)
     for b in range(4):
@@ -52,14 +52,14 @@ def test_batch_mates_change_nothing(encoder):
 
 
 @pytest.mark.parametrize("rows", [5, 6, 9])
-def test_bucket_size_changes_nothing(encoder, rows):
+def test_encoder_ignores_the_bucket_size(encoder, rows):
     x_BLD, length_B, time_BL, request_time_BL = histories([5, 3])
     long = encoder(x_BLD, length_B, time_BL, request_time_BL)
     short = encoder(x_BLD[:, :rows], length_B, time_BL[:, :rows], request_time_BL[:, :rows])
     torch.testing.assert_close(short, long[:, :rows], **EXACT)
 
 
-def test_the_future_changes_nothing_before(encoder):
+def test_encoder_is_causal(encoder):
     x_BLD, length_B, time_BL, request_time_BL = histories([12])
     before = encoder(x_BLD, length_B, time_BL, request_time_BL)
     for event in range(12):
@@ -72,14 +72,14 @@ def test_the_future_changes_nothing_before(encoder):
         assert not torch.allclose(after[:, event], before[:, event])
 
 
-def test_the_past_matters(encoder):
+def test_encoder_depends_on_the_past(encoder):
     x_BLD, *others = histories([12])
     x_BLD.requires_grad_()
     grad_BLD = torch.autograd.grad(encoder(x_BLD, *others)[0, 11].norm(), x_BLD)[0]
     assert (grad_BLD[0].norm(dim=-1) > 0).all()
 
 
-def test_short_and_empty_histories_are_finite_forward_and_backward(encoder):
+def test_encoder_is_finite_for_short_and_empty_histories(encoder):
     encoder.train()
     x_BLD, *others = histories([0, 1, 2])
     x_BLD.requires_grad_()
@@ -92,7 +92,7 @@ def test_short_and_empty_histories_are_finite_forward_and_backward(encoder):
     assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
-def test_dropout_acts_in_training_alone(encoder):
+def test_encoder_drops_out_only_in_training(encoder):
     batch = histories([12])
     assert torch.equal(encoder(*batch), encoder(*batch))
     encoder.train()
@@ -111,7 +111,7 @@ def directions(encoder, batch, dtype, autocast=False):
     return h_BLD.double(), F.normalize(torch.cat([grad.flatten() for grad in grads]).double(), dim=0)
 
 
-def test_float32_and_bfloat16_stay_within_their_bounds(encoder):
+def test_encoder_error_in_float32_and_bfloat16_is_bounded(encoder):
     batch = histories([5, 12, 8])
     h64, g64 = directions(encoder, batch, torch.float64)
     h32, g32 = directions(encoder, batch, torch.float32)
@@ -124,7 +124,7 @@ def test_float32_and_bfloat16_stay_within_their_bounds(encoder):
 
 
 @pytest.mark.slow
-def test_the_forward_pass_is_one_graph(encoder):
+def test_encoder_compiles_to_one_graph(encoder):
     """No Python branches on data and no reads of values: `torch.compile` may take the encoder whole."""
     batch = histories([5, 12])
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")

@@ -43,7 +43,7 @@ def plain_hstu(model, x_BLD, length_B, time_BL, request_time_BL):
 @pytest.mark.parametrize(
     "options", [{}, {"heads": 2, "head_dim": 3}, {"time_bias": False}, {"position_bias": False, "heads": 2}]
 )
-def test_values_and_gradients_are_those_of_the_formula(monkeypatch, queries, scores, options):
+def test_hstu_values_and_gradients_equal_the_formula(monkeypatch, queries, scores, options):
     monkeypatch.setattr(attention, "QUERIES", queries)
     monkeypatch.setattr(attention, "CPU_SCORES", scores)
     if not queries:
@@ -92,7 +92,7 @@ def test_dropout_acts_on_the_input_and_on_the_gate(place):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_what_is_masked_adds_nothing_in_any_precision(dtype):
+def test_hstu_masked_pairs_add_nothing_in_any_precision(dtype):
     masked = torch.tensor(MASKED).to(dtype).requires_grad_()
     value = F.silu(masked)
     value.backward()

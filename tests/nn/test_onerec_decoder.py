@@ -67,7 +67,7 @@ def window_of(decoder: LazyDecoder, x_LD: Tensor) -> Window:
     "settings",
     [{"layers": 2, "heads": 1}, {"layers": 2, "heads": 4, "kv_heads": 2}, {"layers": 3, "heads": 4, "kv_heads": 4}],
 )
-def test_tokens_read_one_by_one_give_the_formula(settings):
+def test_decoder_with_cache_equals_the_formula(settings):
     decoder = made(**settings)
     x_LD, token_PD = torch.randn(EVENTS, DIM), torch.randn(TOKENS, DIM)
     bias = [block.recency.position.flip(0) + block.recency.time[0] for block in decoder.blocks]
@@ -79,7 +79,7 @@ def test_tokens_read_one_by_one_give_the_formula(settings):
 
 
 @torch.no_grad()
-def test_prefixes_of_a_target_do_not_see_each_other():
+def test_decoder_prefixes_of_a_target_are_independent():
     decoder = made(heads=2)
     window, token_TND = window_of(decoder, torch.randn(EVENTS, DIM)), torch.randn(1, 2, DIM)
     first, past = decoder(token_TND, window, None)
@@ -92,7 +92,7 @@ def test_prefixes_of_a_target_do_not_see_each_other():
 
 
 @torch.no_grad()
-def test_events_of_a_lazy_context_do_not_see_each_other():
+def test_lazy_context_events_are_independent():
     context = LazyContext(DIM, EVENTS).eval()
     x_BLD, time_BL = torch.randn(1, EVENTS, DIM), torch.zeros(1, EVENTS, dtype=torch.long)
     length_B = torch.tensor([EVENTS - 1])
@@ -104,6 +104,6 @@ def test_events_of_a_lazy_context_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("wrong", [{"heads": 3}, {"heads": 2, "kv_heads": 3}, {"heads": 0}])
-def test_sizes_that_do_not_divide_are_refused(wrong):
+def test_decoder_refuses_heads_that_do_not_divide(wrong):
     with pytest.raises(InputError, match=r"^model\.decoder"):
         LazyDecoder(DIM, **wrong)

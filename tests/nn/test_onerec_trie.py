@@ -28,7 +28,7 @@ def made(sizes: list[int], codes_VS: Tensor) -> Trie:
 
 
 @given(catalogues())
-def test_an_items_path_spells_its_codes_and_ends_at_the_item(catalogue):
+def test_trie_path_of_an_item_spells_its_codes(catalogue):
     trie = made(*catalogue)
     codes_VS = catalogue[1]
     node_V = torch.zeros(len(codes_VS), dtype=torch.long)
@@ -41,7 +41,7 @@ def test_an_items_path_spells_its_codes_and_ends_at_the_item(catalogue):
 
 
 @given(catalogues())
-def test_each_node_is_the_child_of_one_node(catalogue):
+def test_trie_nodes_have_one_parent_each(catalogue):
     trie = made(*catalogue)
     prefixes = [len(set(map(tuple, catalogue[1][:, :depth].tolist()))) for depth in range(trie.levels + 1)]
     for depth in range(trie.levels):
@@ -55,7 +55,7 @@ def test_each_node_is_the_child_of_one_node(catalogue):
 
 
 @given(catalogues())
-def test_counts_add_up_over_a_prefix(catalogue):
+def test_trie_below_sums_counts_over_a_prefix(catalogue):
     trie = made(*catalogue)
     codes = catalogue[1].tolist()
     count_V = torch.arange(len(codes))
@@ -66,7 +66,7 @@ def test_counts_add_up_over_a_prefix(catalogue):
             assert below_N[trie.node_VS[item, depth - 1]] == sum(alike)
 
 
-def test_loaded_codes_make_the_tree_they_came_from():
+def test_trie_state_dict_restores_the_tree():
     codes_VS = torch.tensor([[2, 0], [0, 1], [2, 2], [1, 1]])
     there, here = made([3, 3], codes_VS), Trie(4, [3, 3])
     here.load_state_dict(there.state_dict())
@@ -77,7 +77,7 @@ def test_loaded_codes_make_the_tree_they_came_from():
 
 
 @pytest.mark.parametrize("codes", [[[0, 0], [0, 1], [0, 3]], [[0, 0], [0, 1], [-1, 1]], [[0, 0], [0, 1], [0, 1]]])
-def test_codes_that_name_no_item_are_refused(codes):
+def test_set_codes_refuses_codes_that_name_no_item(codes):
     with pytest.raises(ValueError, match="unique, and below the sizes"):
         made([2, 3], torch.tensor(codes))
 
@@ -89,7 +89,7 @@ ITEMS, SIZES, STATES = 20, [3, 4, 5], 4
 @pytest.mark.parametrize("temperature", [None, 0.05])
 @pytest.mark.parametrize("dim", [1, 8])  # narrow states gather vectors, wide ones multiply with all of them
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(temperature, dim, depth):
+def test_node_logits_are_products_or_cosines_with_node_vectors(temperature, dim, depth):
     leaf_V = torch.randperm(60, generator=torch.Generator().manual_seed(0))[:ITEMS]
     tree = made(SIZES, torch.stack(torch.unravel_index(leaf_V, SIZES), dim=1))
     head = NodeLogits(dim, ITEMS, SIZES, temperature)
@@ -108,5 +108,5 @@ def test_a_child_has_the_product_with_its_own_vector_or_their_cosine(temperature
             assert head(tree, depth, h_TND.bfloat16(), child).equal(head(tree, depth, h_TND.bfloat16().float(), child))
 
 
-def test_a_level_has_as_many_vectors_as_nodes_can_be():
+def test_node_logits_have_a_vector_for_each_possible_node():
     assert [len(vector_MD) for vector_MD in NodeLogits(2, ITEMS, SIZES).vectors] == [3, 12, 20]

@@ -23,18 +23,18 @@ def parity():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_float64_reproduces_the_reference(parity, file):
+def test_parity_with_the_reference_in_float64(parity, file):
     assert max(parity.compare(file)) <= 1e-10
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_float32_stays_within_its_bound(parity, file):
+def test_parity_error_in_float32_is_bounded(parity, file):
     errors = parity.compare(file, torch.float32)
     assert max(errors.hidden, errors.loss) <= 1e-4
     assert max(errors) > 0
 
 
-def test_the_script_prints_a_line_a_file_and_tells_success_from_failure(parity, capsys, monkeypatch):
+def test_parity_script_prints_a_line_per_file_and_exits_by_success(parity, capsys, monkeypatch):
     assert parity.main(FILES) == 0
     assert [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()] == [str(file) for file in FILES]
     monkeypatch.setattr(parity, "TOLERANCE", 0.0)

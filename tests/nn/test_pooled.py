@@ -6,7 +6,7 @@ import torch
 from recalign.nn import Pooled
 
 
-def test_means_weigh_recent_events_by_their_half_lives():
+def test_pooled_means_weigh_events_by_their_half_lives():
     weight_RLL = Pooled(dim=4, max_length=9).double().decay(9)
     torch.testing.assert_close(weight_RLL.sum(dim=-1), torch.ones(4, 9, dtype=torch.float64))
     assert (weight_RLL.triu(diagonal=1) == 0).all()
@@ -15,7 +15,7 @@ def test_means_weigh_recent_events_by_their_half_lives():
         assert (weight_LL[8, 0] / weight_LL[8, 8]).item() == pytest.approx(math.pow(0.5, 8 / half_life), rel=1e-5)
 
 
-def test_the_rates_are_learned():
+def test_pooled_rates_get_gradients():
     torch.manual_seed(0)
     model = Pooled(dim=4, max_length=9)
     x_BLD, time_BL = torch.randn(2, 9, 4), torch.zeros(2, 9, dtype=torch.int64)

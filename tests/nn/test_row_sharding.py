@@ -72,7 +72,7 @@ def pairs() -> list[list[dict[str, Tensor]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(CASES)), ids=str)
-def test_two_parts_give_what_the_whole_does(pairs, case: int):
+def test_sharded_table_in_two_processes_equals_the_whole(pairs, case: int):
     cut, bound = CASES[case]
     two = [found[case] for found in pairs]
     table_VD, query_TD, target_T, weight_T, looked_up = inputs()

@@ -25,7 +25,7 @@ def plain_sasrec(model, x_LD):
     return model.norm(x)
 
 
-def test_values_are_those_of_the_formula():
+def test_sasrec_values_equal_the_formula():
     torch.manual_seed(0)
     model = SASRec(dim=6, layers=2, heads=3, max_length=9).double().eval()
     for parameter in model.parameters():

@@ -80,7 +80,7 @@ def test_weighted_nll_is_exact_for_any_chunk(size, scale, bound, chunk):
     torch.testing.assert_close(ours, plain, **EXACT)
 
 
-def test_logits_as_large_as_the_bound_allows_neither_overflow_nor_get_lost():
+def test_log_prob_is_exact_for_logits_at_the_bound():
     """Half of the items in the query's direction and half against it, at the largest scale that seeks no maximum."""
     scale = 60 / math.log2(math.e) / 1.01 - 1e-6
     query_TD = torch.tensor([[1.0], [-1.0]], requires_grad=True)
@@ -95,7 +95,7 @@ def test_logits_as_large_as_the_bound_allows_neither_overflow_nor_get_lost():
 
 @pytest.mark.parametrize("bound", [math.inf, 1.01])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_low_precision_stays_within_its_bounds(dtype, bound):
+def test_bfloat16_softmax_error_is_bounded(dtype, bound):
     """Errors of single log-probabilities in nats, and of whole gradients relative to their norm; temperature 0.05."""
     inputs = problem(2000, 500, 50, seed=0)
     query_TD, item_VD, target_T, weight_T = inputs
@@ -145,7 +145,7 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def test_positions_times_catalogue_is_never_held():
+def test_softmax_never_holds_positions_times_catalogue():
     query_TD, item_VD, target_T, weight_T = problem(200, 300, 8, seed=0)
     with LargestTensor() as largest, chunks_of(10, 300):
         log_prob(query_TD, item_VD, target_T, 20.0).sum().backward()

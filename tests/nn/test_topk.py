@@ -37,7 +37,7 @@ def seen_by(seen, row):
 
 @settings(deadline=None)
 @given(problems(), st.integers(1, 14))
-def test_top_k_is_that_of_sorting(problem, k):
+def test_top_k_equals_sorting(problem, k):
     query_TD, item_VD, _, seen = problem
     with small_blocks():
         score_TK, item_TK = top_k(query_TD, item_VD, k, seen)
@@ -53,7 +53,7 @@ def test_top_k_is_that_of_sorting(problem, k):
 
 @settings(deadline=None)
 @given(problems())
-def test_rank_counts_unseen_items_that_are_not_worse(problem):
+def test_ranks_count_unseen_items_that_are_not_worse(problem):
     query_TD, item_VD, target_T, seen = problem
     with small_blocks():
         rank_T = target_ranks(query_TD, item_VD, target_T, seen)
@@ -64,7 +64,7 @@ def test_rank_counts_unseen_items_that_are_not_worse(problem):
         assert rank_T[row] == 1 + sum(score_V[item].item() >= score_V[target].item() for item in others)
 
 
-def test_what_is_not_a_number_ranks_last_and_is_never_recommended():
+def test_nan_scores_rank_last_and_are_never_in_top_k():
     nan = torch.nan
     score_TV = torch.tensor([[nan, 1.0, 2.0, 0.5], [nan, nan, nan, nan], [3.0, nan, 1.0, 2.0]])
     before = score_TV.clone()
@@ -77,7 +77,7 @@ def test_what_is_not_a_number_ranks_last_and_is_never_recommended():
 
 @settings(deadline=None)
 @given(problems(), st.integers(1, 14))
-def test_a_nan_beside_ties_is_left_out_of_the_top(problem, k):
+def test_top_k_leaves_out_nan_beside_ties(problem, k):
     query_TD, item_VD, _, seen = problem
     score_TV = query_TD @ item_VD.T
     score_TV[torch.rand_like(score_TV) < 0.2] = torch.nan
@@ -90,13 +90,13 @@ def test_a_nan_beside_ties_is_left_out_of_the_top(problem, k):
     assert top_k_from_scores(tied, 3)[1].tolist() == [[1, 2, 3], [2, 3, 1]]
 
 
-def test_a_seen_target_is_ranked_among_the_unseen_and_a_cold_one_is_a_miss():
+def test_ranks_of_seen_targets_count_unseen_items_and_unknown_targets_miss():
     score_TV = torch.tensor([[3.0, 2.0, 1.0]] * 3)
     seen = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
     assert ranks_from_scores(score_TV, torch.tensor([1, 1, -1]), seen).tolist() == [1, 1, 0]
 
 
-def test_autocast_does_not_blur_the_ranking():
+def test_ranks_and_top_k_ignore_autocast():
     torch.manual_seed(0)
     query_TD, item_VD, target_T = torch.randn(50, 16), torch.randn(4000, 16), torch.randint(4000, (50,))
     with torch.autocast("cpu", torch.bfloat16):

@@ -46,7 +46,7 @@ def recency() -> Recency:
     [([0, 0, 1, 2], [5, 2, 0, 3]), ([2, 0, 2, 2], [1, 4, 1, 1]), ([1], [3])],
     ids=["sorted", "shared positions in any order", "one"],
 )
-def test_each_target_attends_to_its_own_events(kv_heads, row, column):
+def test_window_attention_sees_only_the_targets_events(kv_heads, row, column):
     seen, biases = window(kv_heads, row, column), recency()
     q_TNHC = torch.randn(len(row), 3, 4, WIDTH)
     torch.testing.assert_close(attend(q_TNHC, seen, biases(seen)), one_by_one(q_TNHC, seen, biases))

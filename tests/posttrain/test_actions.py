@@ -21,7 +21,7 @@ def data(log_root):
     return small.data_of(RewardData, log_root, "tastes")
 
 
-def test_a_share_of_the_histories_is_asked(data, start, taste):
+def test_share_limits_the_histories_with_rollouts(data, start, taste):
     batch = small.batch_of(data, "train", rows=30)
     everywhere, rarely = (small.free(PPO, policy=start, reward_net=taste, share=share) for share in (1.0, 0.1))
     before = torch.get_rng_state()
@@ -44,7 +44,7 @@ def drawn(start, taste, batch, samples, candidates):
     return candidate_TC.gather(1, column_TS).clamp(min=1), known
 
 
-def test_what_is_drawn_is_unseen_and_among_the_candidates(data, start, taste):
+def test_roll_out_draws_unseen_candidates(data, start, taste):
     batch = small.batch_of(data, "train", rows=20)
     torch.manual_seed(0)
     item_TS, known = drawn(start, taste, batch, samples=16, candidates=5)
@@ -60,7 +60,7 @@ def test_what_is_drawn_is_unseen_and_among_the_candidates(data, start, taste):
     torch.testing.assert_close(known.reward_TS, taste.predict(taste.states(batch), item_TS))
 
 
-def test_it_is_drawn_as_often_as_the_policy_says(data, start, taste):
+def test_roll_out_follows_the_policys_probabilities(data, start, taste):
     batch = small.batch_of(data, "train", rows=2)
     torch.manual_seed(0)
     item_TS, _ = drawn(start, taste, batch, samples=20000, candidates=1000)
@@ -70,7 +70,7 @@ def test_it_is_drawn_as_often_as_the_policy_says(data, start, taste):
     torch.testing.assert_close(often_TV, p_TV, atol=0.02, rtol=0)
 
 
-def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, taste):
+def test_roll_out_without_unseen_items_is_finite(data, start, taste):
     batch = small.batch_of(data, "train", rows=1)
     everything = torch.arange(1, data.num_items + 1).remainder(32).add(1)[None, :32]
     seen = copy.copy(batch)
@@ -80,7 +80,7 @@ def test_where_everything_was_seen_something_is_drawn_all_the_same(data, start, 
     assert known.old_TS.isfinite().all()
 
 
-def test_nothing_is_learned_from_a_judge(data, taste, log_root):
+def test_methods_refuse_a_judge_as_reward_model(data, taste, log_root):
     judge = Loaded(taste, users=replace(data.cohort, group="B2"), where="judge.ckpt")
     learner = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_net=judge)
     for learns in (lambda: FrozenRewardModel(judge).setup(data), lambda: learner.advantages):
@@ -90,7 +90,7 @@ def test_nothing_is_learned_from_a_judge(data, taste, log_root):
             learns()
 
 
-def test_only_the_policy_learns_and_nothing_drops_out(data, start, rewarded, tmp_path):
+def test_sampled_actions_train_only_the_policy_without_dropout(data, start, rewarded, tmp_path):
     module = small.free(PPO, policy=start, reward_model=str(rewarded), lr=1e-2)
     frozen = {k: v.clone() for k, v in module.state_dict().items() if k.startswith(("reference.", "frozen_reward."))}
     small.fit(module, data, tmp_path)
@@ -101,7 +101,7 @@ def test_only_the_policy_learns_and_nothing_drops_out(data, start, rewarded, tmp
     assert optimised == {id(p) for p in [*module.policy.parameters(), *module.value.parameters()]}
 
 
-def test_what_cannot_be_used_is_refused(data, start, cloned, rewarded, log_root, taste, tmp_path):
+def test_frozen_reward_model_refuses_unusable_models(data, start, cloned, rewarded, log_root, taste, tmp_path):
     with pytest.raises(InputError, match=r"model\.reward_model: PPO needs a reward model"):
         small.free(PPO, policy=start)
     with pytest.raises(InputError, match="holds no reward"):

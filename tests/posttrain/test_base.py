@@ -73,9 +73,7 @@ COMPARING = {
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("method", COMPARING, ids=lambda method: method.__name__)
-def test_before_the_first_step_a_policy_is_what_it_is_compared_with(
-    log_root, dropping, rewarded, tmp_path, method, precision
-):
+def test_policy_equals_its_reference_before_the_first_step(log_root, dropping, rewarded, tmp_path, method, precision):
     kind, expected = COMPARING[method]
     own = {"reward_model": str(rewarded)} if kind is RewardData else {}
     module, modes = small.free(method, init_from=str(dropping), lr=1e-3, **own), Modes()
@@ -110,7 +108,7 @@ CONSUMERS = [  # every method, and whatever else it may ask the start for: its s
 ]
 
 
-def test_every_method_is_among_the_consumers():
+def test_consumers_list_has_every_method():
     every = [getattr(package, name) for package in (posttrain, posttrain.experimental) for name in package.__all__]
     methods = {one for one in every if issubclass(one, PostTraining)}
     assert {method for method, *_ in CONSUMERS} == methods
@@ -126,7 +124,7 @@ def test_every_method_is_among_the_consumers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "settings", "of_data"), CONSUMERS)
-def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned, tmp_path, method, settings, of_data):
+def test_training_ignores_the_item_prior_and_ranking_uses_it(log_root, cloned, tmp_path, method, settings, of_data):
     def trained(strength):
         start = load_net(cloned, "policy").net
         start.prior_strength = strength
@@ -153,7 +151,7 @@ def test_training_leaves_the_item_prior_out_and_ranking_has_it(log_root, cloned,
 
 
 @pytest.mark.parametrize("over", ["items", "codes"])
-def test_data_is_prepared_by_the_start_as_it_was_cloned_and_leaves_the_one_given_as_it_is(log_root, cloned, over):
+def test_generated_pairs_ignore_the_starts_prior_and_keep_it(log_root, cloned, over):
     start = load_net(cloned, "policy").net
     start = start if over == "items" else small.coded(start.num_items)
     losers = []
@@ -166,7 +164,9 @@ def test_data_is_prepared_by_the_start_as_it_was_cloned_and_leaves_the_one_given
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_what_signed_weights_compare_with_is_rounded_alike(log_root, dropping, tmp_path, monkeypatch, precision):
+def test_signed_sft_computes_start_and_policy_in_the_same_precision(
+    log_root, dropping, tmp_path, monkeypatch, precision
+):
     found, likelihood = [], signed.tapered_likelihood
     compared = lambda logp_T, *rest: found.append((logp_T.detach(), rest[-1])) or likelihood(logp_T, *rest)  # noqa: E731
     monkeypatch.setattr(signed, "tapered_likelihood", compared)
@@ -177,7 +177,7 @@ def test_what_signed_weights_compare_with_is_rounded_alike(log_root, dropping, t
 
 
 @pytest.mark.parametrize("method", [WeightedSFT, SignedSFT])
-def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, dropping, tmp_path, method):
+def test_dropout_follows_use_dropout_and_drift_restores_the_mode(log_root, dropping, tmp_path, method):
     module, modes = small.free(method, init_from=str(dropping), lr=1e-9), Modes()
     data = small.data_of(PostTrainingData, log_root, "tastes")
     watch = small.Watch()
@@ -186,7 +186,7 @@ def test_other_methods_drop_out_and_the_kl_leaves_the_mode_as_it_was(log_root, d
     assert watch.steps[-1]["policy/kl"] == pytest.approx(0, abs=1e-6)  # without dropout
 
 
-def test_the_kl_is_worked_out_for_the_steps_that_are_logged(log_root, cloned, tmp_path, monkeypatch):
+def test_drift_is_computed_only_at_logged_steps(log_root, cloned, tmp_path, monkeypatch):
     steps = []
     module = small.free(WeightedSFT, init_from=str(cloned))
     monkeypatch.setattr(module, "drift", lambda batch: steps.append(module.global_step) or {})
@@ -195,7 +195,7 @@ def test_the_kl_is_worked_out_for_the_steps_that_are_logged(log_root, cloned, tm
     assert steps == [1, 3, 5, 7]
 
 
-def test_sampled_actions_learn_from_the_events_that_have_a_reward(log_root, cloned, rewarded, tmp_path):
+def test_sampled_actions_use_events_with_a_reward(log_root, cloned, rewarded, tmp_path):
     checkpoint = torch.load(rewarded, weights_only=True)
     del checkpoint["facts"]["rewards"]  # by which a model of the whole log is known
     torch.save(checkpoint, tmp_path / "reward.ckpt")
@@ -212,7 +212,7 @@ def test_sampled_actions_learn_from_the_events_that_have_a_reward(log_root, clon
     assert 0.3 * states(log) < states(half) < 0.7 * states(log)
 
 
-def test_a_batch_without_an_event_that_counts_moves_nothing(log_root, cloned, rewarded, tmp_path, monkeypatch):
+def test_batch_without_counting_events_has_no_gradient(log_root, cloned, rewarded, tmp_path, monkeypatch):
     module = small.free(GRPO, init_from=str(cloned), reward_model=str(rewarded), lr=1e-2)
     data = small.data_of(RewardData, log_root, "tastes")
     before = {k: v.clone() for k, v in module.policy.state_dict().items()}

@@ -57,7 +57,7 @@ def test_methods_train_the_features_and_leave_cold_ids_alone(root, start, tmp_pa
     assert torch.equal(after["features.code_N"], before["features.code_N"])
 
 
-def test_a_reward_model_scores_cold_items_from_their_vectors(root, start, tmp_path):
+def test_reward_model_scores_cold_items_from_their_vectors(root, start, tmp_path):
     data = featured.data_of(root, kind=RewardData, users="A")
     torch.manual_seed(0)
     module = RewardModel(data.num_items, init_from=str(start), members=1, num_factors=2, cooccurrence_dim=2)

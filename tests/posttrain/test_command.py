@@ -43,7 +43,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.Said]:
 
 
 @pytest.mark.long
-def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
+def test_command_runs_every_method_and_kind_of_pairs(chain):
     folder, said = chain
     assert said.code == 0, said.err
     assert f"  evaluated: start, {', '.join(METHODS)}" in said.out
@@ -51,7 +51,7 @@ def test_every_method_and_every_kind_of_pair_runs_through_the_command(chain):
         assert (folder / "runs/tiny" / method / "seed-0/checkpoints/best.ckpt").is_file()
 
 
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(chain, monkeypatch):
+def test_resumed_run_equals_an_uninterrupted_run(chain, monkeypatch):
     monkeypatch.setattr("recalign.posttrain.keep.alpha_within_budget", lambda kept, keep: (0.5, ALL_RETAINED))
     folder, _ = chain
 

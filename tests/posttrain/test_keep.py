@@ -83,7 +83,7 @@ def kept(policy, start, data):
     return Retention.measure(*figures)
 
 
-def test_a_policy_that_lost_its_ranking_goes_back(walks, cloned, tmp_path):
+def test_keep_ranking_interpolates_a_policy_that_lost_its_ranking(walks, cloned, tmp_path):
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP)
     start = load_net(cloned, "policy").net
     alpha = module.trainer.callback_metrics["policy/alpha"].item()
@@ -110,7 +110,7 @@ def test_training_is_left_as_it_is(walks, cloned, tmp_path):
     assert [found is None for found in held.reaches] == [True, False]  # nothing but the last epoch is handed over
 
 
-def test_where_training_may_stop_at_any_time_every_epoch_is_brought_to_the_price(walks, cloned, tmp_path):
+def test_keep_ranking_searches_every_epoch_if_training_may_stop(walks, cloned, tmp_path):
     stop = EarlyStopping("val/loss", strict=False)
     _, last, _ = trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[stop])
     assert None not in last.reaches
@@ -118,7 +118,7 @@ def test_where_training_may_stop_at_any_time_every_epoch_is_brought_to_the_price
 
 
 @pytest.mark.parametrize("end", [{"epochs": 2}, {"epochs": 9, "max_steps": 6}])
-def test_a_finished_run_that_is_continued_keeps_what_it_hands_over(walks, cloned, tmp_path, end):
+def test_keep_ranking_resuming_a_finished_run_keeps_its_weights(walks, cloned, tmp_path, end):
     """Lightning trains nothing then, and so does not say that training ends."""
     own = {"keep": KEEP, "callbacks": [best := RunCheckpoint()], "enable_checkpointing": True, **end}
     best.dirpath = str(tmp_path)
@@ -132,7 +132,7 @@ def test_a_finished_run_that_is_continued_keeps_what_it_hands_over(walks, cloned
 
 
 @pytest.mark.parametrize("stop", [{"max_steps": 2}, {"max_steps": 5}, {"check_val_every_n_epoch": 9}])
-def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path, stop):
+def test_keep_ranking_searches_without_a_validation_epoch(walks, cloned, tmp_path, stop):
     module, last, data = trained(walks, cloned, tmp_path, keep=KEEP, **stop)
     assert len(last.steps) == stop.get("max_steps", 6)
     start = load_net(cloned, "policy").net
@@ -144,7 +144,7 @@ def test_what_was_not_validated_is_measured_all_the_same(walks, cloned, tmp_path
     assert module.trainer.callback_metrics["policy/ndcg_retained"].item() == pytest.approx(found.share)
 
 
-def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatch):
+def test_keep_ranking_measures_on_limit_val_batches(walks, cloned, tmp_path, monkeypatch):
     data, counts = small.data_of(PostTrainingData, walks, "walks", batch_tokens=64), []
     ranked = np.full(7, 0.5)
 
@@ -159,12 +159,12 @@ def test_what_is_validated_on_is_measured_on(walks, cloned, tmp_path, monkeypatc
     assert trainer.callback_metrics["policy/ndcg_retained"] == 1  # a share of the start's
 
 
-def test_two_that_hand_over_other_weights_are_refused(walks, cloned, tmp_path):
+def test_keep_ranking_refuses_weight_averaging(walks, cloned, tmp_path):
     with pytest.raises(InputError, match="weight averaging"):
         trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[PolynomialAveraging()])
 
 
-def test_weights_that_are_no_numbers_are_refused(walks, cloned, tmp_path):
+def test_keep_ranking_refuses_weights_that_are_not_finite(walks, cloned, tmp_path):
     class Ruin(Callback):
         def on_train_batch_end(self, trainer, module, *_):
             if trainer.global_step == 2:
@@ -174,7 +174,7 @@ def test_weights_that_are_no_numbers_are_refused(walks, cloned, tmp_path):
         trained(walks, cloned, tmp_path, keep=KEEP, max_steps=2, callbacks=[Ruin()])
 
 
-def test_a_checkpoint_holds_the_weights_at_the_reach_and_the_trained_ones():
+def test_keep_ranking_checkpoint_holds_interpolated_and_trained_weights():
     torch.manual_seed(0)
     module, callback = small.free(WeightedSFT, policy=SequencePolicy(small.encoder(), 9, 0.1)), KeepRanking(0.9)
     trained = {name: value.clone() for name, value in module.state_dict().items()}
@@ -203,7 +203,7 @@ RARE = [{"check_val_every_n_epoch": 2}, {"check_val_every_n_epoch": None, "val_c
 
 
 @pytest.mark.parametrize("rare", RARE, ids=["epochs", "batches"])
-def test_what_is_handed_over_was_searched_however_rarely_is_validated(walks, cloned, tmp_path, rare):
+def test_keep_ranking_searches_at_the_end_with_rare_validation(walks, cloned, tmp_path, rare):
     best = RunCheckpoint()
     best.dirpath = str(tmp_path)
     own = {"keep": KEEP, "epochs": 3, "callbacks": [best], "enable_checkpointing": True, **rare}
@@ -213,7 +213,7 @@ def test_what_is_handed_over_was_searched_however_rarely_is_validated(walks, clo
     assert kept(handed.net, load_net(cloned, "policy").net, data).enough(KEEP)
 
 
-def test_where_a_figure_chooses_the_epoch_every_epoch_is_brought_to_the_budget(walks, cloned, tmp_path):
+def test_keep_ranking_searches_every_epoch_if_a_metric_chooses_it(walks, cloned, tmp_path):
     best = RunCheckpoint("rank/all/ndcg@10", "min")  # prefers the first epoch's raw weights
     best.dirpath = str(tmp_path)
     _, last, data = trained(walks, cloned, tmp_path, keep=KEEP, callbacks=[best], enable_checkpointing=True)

@@ -53,7 +53,7 @@ def data_of(method, root, **settings):
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one != "asft")) for one in METHODS])
-def test_a_method_raises_what_users_value(log_root, start, taste, tmp_path, name):
+def test_methods_raise_the_value_of_the_policy(log_root, start, taste, tmp_path, name):
     method, settings, of_data = METHODS[name]
     data = data_of(method, log_root, **of_data)
     asks = {"reward_net": taste} if "reward_model" in method.UPSTREAM else {}
@@ -69,7 +69,7 @@ def test_a_method_raises_what_users_value(log_root, start, taste, tmp_path, name
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["asft", "gbpo", "ppo"])
-def test_a_policy_over_codes_learns_too(log_root, taste, tmp_path, name):
+def test_methods_raise_the_value_of_a_code_policy(log_root, taste, tmp_path, name):
     method, settings, of_data = METHODS[name]
     data = data_of(method, log_root, **of_data)
     torch.manual_seed(0)

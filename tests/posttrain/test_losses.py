@@ -73,7 +73,7 @@ def of(logp, weight):
         ("sign", [0.1, 0, -1, NAN], 1.0, None, [1, 0, 0, 0], 0),
     ],
 )
-def test_weights_by_hand(transform, advantage, temperature, clip, expected, clipped):
+def test_transform_advantages_values(transform, advantage, temperature, clip, expected, clipped):
     weight_T = transform_advantages(tensor(*advantage), transform, temperature).nan_to_num(nan=0.0)
     weight, figures = clip_weights(weight_T, clip)
     assert weight.tolist() == pytest.approx(expected)
@@ -82,19 +82,19 @@ def test_weights_by_hand(transform, advantage, temperature, clip, expected, clip
 
 @pytest.mark.parametrize("transform", get_args(Transform))
 @given(advantages, st.floats(0.2, 5))
-def test_more_advantage_never_weighs_less(transform, advantage, temperature):
+def test_transform_advantages_is_monotonic(transform, advantage, temperature):
     weight = transform_advantages(advantage, transform, temperature)
     assert (weight >= 0).all()
     assert (weight[advantage.argsort()].diff() >= -1e-6).all()
 
 
-def test_a_clipped_weight_keeps_its_sign():
+def test_clip_weights_keeps_signs():
     weight, figures = clip_weights(tensor(1, -1, -6, 0, 0), 1.5)
     assert weight.tolist() == [1, -1, -4, 0, 0]
     assert figures["clipped"].item() == pytest.approx(0.2)
 
 
-def test_weighted_likelihood_by_hand():
+def test_weighted_likelihood_values():
     logp = torch.tensor([0.5, 0.25, 0.1]).log()
     loss, figures = of(logp, torch.tensor([1.0, 3.0, 0.0]))
     assert loss.item() == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
@@ -102,7 +102,7 @@ def test_weighted_likelihood_by_hand():
     assert figures["max_weight"].item() == pytest.approx(3 / (4 / 3))
 
 
-def test_over_item_ids_it_has_the_value_and_the_gradient_of_its_formula():
+def test_weighted_likelihood_of_a_sequence_policy_has_value_and_gradient_of_the_formula():
     torch.manual_seed(0)
     policy, state_TD = SequencePolicy(HSTU(8, layers=1), 9), torch.randn(6, 8)
     item_T, weight_T = torch.tensor([1, 9, 3, 3, 5, 2]), torch.tensor([0.0, 1.0, 0.5, 4.0, 2.0, 0.1])
@@ -114,7 +114,7 @@ def test_over_item_ids_it_has_the_value_and_the_gradient_of_its_formula():
 
 
 @given(positive, st.floats(0.001, 1000))
-def test_the_scale_of_the_weights_does_not_matter(values, factor):
+def test_weighted_likelihood_ignores_the_scale_of_weights(values, factor):
     logp = torch.linspace(-5, 0, len(values), dtype=torch.float64)
     weight = torch.tensor(values, dtype=torch.float64)
     loss, figures = of(logp, weight)
@@ -124,7 +124,7 @@ def test_the_scale_of_the_weights_does_not_matter(values, factor):
 
 
 @given(positive)
-def test_the_gradient_is_the_normalised_weight(values):
+def test_weighted_likelihood_gradient_is_the_normalised_weight(values):
     logp = torch.zeros(len(values), dtype=torch.float64, requires_grad=True)
     weight = torch.tensor(values, dtype=torch.float64, requires_grad=True)
     of(logp, weight)[0].backward()
@@ -132,13 +132,13 @@ def test_the_gradient_is_the_normalised_weight(values):
     assert weight.grad is None
 
 
-def test_no_weight_at_all_is_no_loss():
+def test_weighted_likelihood_of_zero_weights_is_zero():
     loss, figures = of(torch.tensor([-1.0, -2.0]), torch.zeros(2))
     assert loss.item() == 0
     assert figures["ess"].item() == 0
 
 
-def test_a_negative_weight_by_hand():
+def test_tapered_likelihood_values():
     logp, start = torch.tensor([0.5, 0.1, 0.4]).log(), torch.tensor([0.25, 0.2, 0.2]).log()
     loss, figures = tapered_likelihood(logp, torch.tensor([1.0, -2.0, -3.0]), start)
     assert loss.item() == pytest.approx((math.log(2) + 2 * 0.5 + 3 * (1 + math.log(2))) / 6)
@@ -148,7 +148,7 @@ def test_a_negative_weight_by_hand():
 
 
 @given(st.floats(-30, 30))
-def test_what_is_lowered_is_lowered_by_how_much_of_it_is_left(delta):
+def test_tapered_likelihood_gradient_shrinks_with_the_ratio(delta):
     logp = torch.tensor([-5.0, -5.0 + delta], dtype=torch.float64, requires_grad=True)
     start = torch.full((2,), -5.0, dtype=torch.float64)
     tapered_likelihood(logp, torch.tensor([1.0, -1.0], dtype=torch.float64), start)[0].backward()
@@ -172,7 +172,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("loss", get_args(PairLoss))
-def test_preferences_by_hand(loss):
+def test_preference_values(loss):
     value, figures = preference(WINNER, LOSER, loss, beta=0.5, gamma=0.3)
     assert value.item() == pytest.approx(BY_HAND[loss], rel=1e-5)
     expected = {"accuracy": 0.75, "margin": 2.75 / 4, "winner": -0.25, "loser": -3.75 / 4}
@@ -181,7 +181,7 @@ def test_preferences_by_hand(loss):
 
 
 @given(st.lists(st.tuples(ratio, ratio), min_size=1, max_size=8), betas)
-def test_with_one_loser_softmax_dpo_is_dpo_and_so_is_simpo_without_a_margin(values, beta):
+def test_sdpo_with_one_loser_and_simpo_without_margin_equal_dpo(values, beta):
     winner, loser = (torch.tensor(v, dtype=torch.float64) for v in zip(*values, strict=True))
     dpo = preference(winner, loser[:, None], "dpo", beta)[0]
     torch.testing.assert_close(preference(winner, loser[:, None], "sdpo", beta)[0], dpo)
@@ -190,7 +190,7 @@ def test_with_one_loser_softmax_dpo_is_dpo_and_so_is_simpo_without_a_margin(valu
 
 @pytest.mark.parametrize("loss", ["dpo", "sdpo", "simpo"])
 @given(ratio, st.lists(ratio, min_size=1, max_size=5), betas)
-def test_a_step_raises_the_winner_and_lowers_every_loser(loss, winner, losers, beta):
+def test_preference_step_raises_winner_and_lowers_losers(loss, winner, losers, beta):
     winner_T = torch.tensor([winner], dtype=torch.float64, requires_grad=True)
     loser_TN = torch.tensor([losers], dtype=torch.float64, requires_grad=True)
     preference(winner_T, loser_TN, loss, beta, gamma=0.5)[0].backward()
@@ -200,13 +200,13 @@ def test_a_step_raises_the_winner_and_lowers_every_loser(loss, winner, losers, b
 
 
 @given(ratio, ratio, betas)
-def test_identity_preference_stops_at_its_margin(winner, loser, beta):
+def test_ipo_gradient_is_zero_at_its_margin(winner, loser, beta):
     winner_T = torch.tensor([winner], dtype=torch.float64, requires_grad=True)
     preference(winner_T, torch.tensor([[loser]], dtype=torch.float64), "ipo", beta)[0].backward()
     assert winner_T.grad.item() == pytest.approx(2 * (winner - loser - 1 / (2 * beta)))
 
 
-def test_the_pair_of_ipa_by_hand():
+def test_best_and_worst_values():
     item_TC = torch.tensor([[4, 7, 0, 2], [5, 6, 0, 0], [0, 0, 0, 0]])
     reward_TC = torch.tensor([[1.0, 3.0, 9.0, 2.0], [2.0, 2.0, 5.0, 5.0], [1.0, 2.0, 3.0, 4.0]])
     pair_T2, gap_T = best_and_worst(item_TC, reward_TC)
@@ -219,7 +219,7 @@ def row(*values: float) -> Tensor:
     return tensor(*values)[None]
 
 
-def test_the_clipped_surrogate_by_hand():
+def test_clipped_surrogate_values():
     old = row(0.5, 0.5, 0.5, 0.5, 0.5).log()
     now = row(0.75, 0.75, 0.25, 0.25, 0.5).log()  # ratios 1.5, 1.5, 0.5, 0.5, 1
     advantage = row(1, -1, 1, -1, 3)
@@ -230,7 +230,7 @@ def test_the_clipped_surrogate_by_hand():
     assert figures["ratio"].item() == pytest.approx(1.5)
 
 
-def test_the_early_clip_by_hand():
+def test_clipped_surrogate_early_clip_values():
     old, now, advantage = row(0.1).log(), row(0.5).log(), row(-1)
     now.requires_grad_()
     far, _ = clipped_surrogate(now, old, advantage, clip=0.2)
@@ -243,7 +243,7 @@ def test_the_early_clip_by_hand():
 
 
 @given(small, small, st.floats(-2, 2))
-def test_nothing_pulls_where_the_clip_holds(now, old, advantage):
+def test_clipped_surrogate_has_no_gradient_if_clipped(now, old, advantage):
     logp = row(now).requires_grad_()
     clipped_surrogate(logp, row(old), row(advantage), clip=0.2)[0].backward()
     ratio = math.exp(now - old)
@@ -254,24 +254,24 @@ def test_nothing_pulls_where_the_clip_holds(now, old, advantage):
 
 
 @given(st.lists(small, min_size=1, max_size=6), st.floats(-2, 2))
-def test_at_the_policy_that_drew_it_is_the_policy_gradient(values, advantage):
+def test_clipped_surrogate_at_old_is_the_policy_gradient(values, advantage):
     logp = row(*values).requires_grad_()
     clipped_surrogate(logp, logp.detach().clone(), torch.full_like(logp, advantage), clip=0.2, early=0.1)[0].backward()
     torch.testing.assert_close(logp.grad, torch.full_like(logp, -advantage / len(values)))
 
 
-def test_group_advantages_by_hand():
+def test_group_advantages_values():
     assert group_advantages(row(1, 2, 3)).tolist() == [pytest.approx([-1 / 1.0001, 0, 1 / 1.0001])]
 
 
-def test_the_kl_to_the_start_by_hand():
+def test_kl_to_start_values():
     """An item of pi = 1/2 and start 1/4, drawn when pi was 1/5."""
     penalty, kl = kl_to_start(row(0.5).log(), row(0.2).log(), row(0.25).log())
     assert penalty.item() == pytest.approx(0.5 - math.log(0.5) - 1)
     assert kl.item() == pytest.approx(2.5 * penalty.item())
 
 
-def test_the_kl_estimate_has_no_bias_whoever_drew_and_the_penalty_is_another_kl():
+def test_kl_to_start_estimate_is_unbiased_for_any_old():
     """Over all items, weighted by the policy that draws them; the penalty's gradient is that of KL(start || pi)."""
     logit = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().requires_grad_()
     start, older = (torch.tensor(p, dtype=torch.float64) for p in ([0.2, 0.2, 0.6], [0.1, 0.6, 0.3]))
@@ -291,7 +291,7 @@ def test_the_kl_estimate_has_no_bias_whoever_drew_and_the_penalty_is_another_kl(
             torch.testing.assert_close(gradient, pi - start)
 
 
-def test_gbpo_by_hand():
+def test_gbpo_values():
     """Good: .5 / max(.25, .5), .1 / max(.4, .1). Bad: .2 / max(.9, .8), .3 / max(.1, .7). One without a reward."""
     logp = leaf(0.5, 0.1, 0.2, 0.3, 0.9).log()
     loss, figures = gbpo(logp, tensor(0.25, 0.4, 0.9, 0.1, 0.5).log(), tensor(3, 1, -1, -2, NAN))
@@ -303,7 +303,7 @@ def test_gbpo_by_hand():
 
 
 @given(st.floats(1e-6, 0.999), st.floats(1e-6, 0.999), st.floats(0.01, 10))
-def test_a_step_of_gbpo_is_bounded(pi, old, advantage):
+def test_gbpo_gradient_is_bounded(pi, old, advantage):
     """|d loss / d log pi| is at most 1 for a good event, and at most min(pi / old, pi / (1 - pi)) for a bad one."""
     for sign, bound in ((1, min(1, pi / old)), (-1, min(pi / old, pi / (1 - pi)))):
         logp = leaf(pi).log().detach().requires_grad_()
@@ -311,7 +311,7 @@ def test_a_step_of_gbpo_is_bounded(pi, old, advantage):
         assert -sign * logp.grad.item() == pytest.approx(bound, rel=1e-6)
 
 
-def test_wbc_by_hand():
+def test_wbc_values():
     """A good row of weight 3 and two bad ones of weight 1: sigma(1), sigma(-1) and sigma(-2) where b is 1."""
     z_T = torch.tensor([1.0, -1.0, -2.0], dtype=torch.float64)
     up = (sigma(-1.0) + sigma(-2.0)) / sigma(-1.0)  # its weight at which 0 is the shift
@@ -325,7 +325,7 @@ def test_wbc_by_hand():
 
 
 @given(st.lists(st.floats(-8, 0), min_size=4, max_size=4), st.lists(st.floats(0.1, 5), min_size=4, max_size=4))
-def test_the_shift_of_wbc_is_the_best_one_and_that_of_all_scores_changes_nothing(scores, weights):
+def test_wbc_shift_minimises_the_loss_and_is_equivariant(scores, weights):
     logp_T, reward_T = torch.tensor(scores, dtype=torch.float64), torch.tensor(weights) * torch.tensor([1, -1, 1, -1])
     loss, figures = wbc(logp_T, reward_T)
     moved, shifted = wbc(logp_T + 3, reward_T)
@@ -338,14 +338,14 @@ def test_the_shift_of_wbc_is_the_best_one_and_that_of_all_scores_changes_nothing
 
 
 @given(st.floats(-6, 0), st.floats(0.1, 10))
-def test_a_step_of_wbc_raises_what_was_chosen_and_lowers_what_was_passed_over(logp, weight):
+def test_wbc_step_raises_good_and_lowers_bad_items(logp, weight):
     logp_T = torch.full((3,), logp, dtype=torch.float64, requires_grad=True)
     wbc(logp_T, torch.tensor([2 * weight, -weight, -weight]))[0].backward()
     assert logp_T.grad.tolist() == pytest.approx([-0.25, 0.125, 0.125], rel=1e-5)  # half of the weight is good
 
 
 @pytest.mark.parametrize("advantage", [[-1.0, NAN], [0.0, 0.0], [NAN, NAN]])
-def test_a_sure_item_and_nothing_to_learn_from_are_finite(advantage):
+def test_losses_are_finite_for_certain_items_and_empty_batches(advantage):
     of = torch.zeros(2, requires_grad=True)
     for loss, figures in (
         gbpo(of, torch.zeros(2), torch.tensor(advantage)),
@@ -357,12 +357,12 @@ def test_a_sure_item_and_nothing_to_learn_from_are_finite(advantage):
         assert all(figure.isfinite() for figure in figures.values())
 
 
-def test_the_squared_error_counts_events_with_a_reward():
+def test_td_loss_counts_events_with_a_reward():
     assert td_loss(tensor(1, 2, 7), tensor(0, 4, math.nan)).item() == pytest.approx((1 + 4) / 2)
     assert td_loss(tensor(1, 2), tensor(math.nan, math.nan)).item() == 0
 
 
-def test_conservative_by_hand():
+def test_cql_loss_values():
     q_TV = torch.tensor([[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]], dtype=torch.float64)
     loss, figures = cql_loss(tensor(1, 0, 9), q_TV.logsumexp(dim=1), tensor(2, 0, math.nan), alpha=0.5)
     gap = (math.log(math.e + 1) - 1 + math.log(1 + math.e**2)) / 2
@@ -372,7 +372,7 @@ def test_conservative_by_hand():
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=8), st.floats(0.05, 5))
-def test_the_conservative_term_is_never_negative_and_pulls_up_the_logged_item_alone(row, temperature):
+def test_cql_gap_is_nonnegative_and_raises_only_the_logged_item(row, temperature):
     q_V = tensor(*row).requires_grad_()
     everything = temperature * (q_V / temperature).logsumexp(dim=0)
     _, figures = cql_loss(q_V[:1], everything[None], tensor(0.0), alpha=1)
@@ -382,14 +382,14 @@ def test_the_conservative_term_is_never_negative_and_pulls_up_the_logged_item_al
     assert (slope[1:] >= 0).all()  # and all others down
 
 
-def test_expectile_and_exponential_weights_by_hand():
+def test_expectile_loss_and_exponential_weights_values():
     assert expectile_loss(tensor(2, -1), 0.7, tensor(0, 0)).item() == pytest.approx((0.7 * 4 + 0.3 * 1) / 2)
     assert expectile_loss(tensor(2, -1), 0.7, tensor(0, NAN)).item() == pytest.approx(0.7 * 4)
     weight = exponential_weights(tensor(0, 1, 50, 1), 2.0, tensor(0, 0, 0, NAN))
     assert weight.tolist() == pytest.approx([1, math.exp(2), 100, 0])
 
 
-def test_kto_by_hand():
+def test_kto_values():
     ratio_T, mismatched_T = torch.tensor([1.0, -0.5, 2.0, 9.0, 9.0]), torch.tensor([0.1, 0.5, 0.1, 0.2, 0.1])
     advantage_T = torch.tensor([2.0, -0.1, -3.0, torch.nan, 0.0])
     loss, figures = kto(ratio_T, mismatched_T, advantage_T, beta=0.5, good=2.0, bad=1.0)
@@ -401,7 +401,7 @@ def test_kto_by_hand():
     assert {k: v.item() for k, v in figures.items()} == pytest.approx(wanted)
 
 
-def test_top_k_reinforce_by_hand():
+def test_top_k_reinforce_values():
     logp = torch.tensor([0.5, 0.1, 0.9], dtype=torch.float64).log().requires_grad_()
     behaviour = torch.tensor([0.25, 0.2, 0.01], dtype=torch.float64).log()
     reward = torch.tensor([1.0, -2.0, math.nan], dtype=torch.float64)

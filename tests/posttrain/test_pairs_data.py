@@ -54,7 +54,7 @@ def raw(data: PairData) -> list[tuple[int, list[int], int, list[int]]]:
     return out
 
 
-def test_logged_pairs_by_hand(tmp_path):
+def test_logged_pairs_values(tmp_path):
     """Of two events to come the one above the user's mean wins over the one below, at the history before both."""
     found = raw(tiny(tmp_path, candidates=64))
     # user 1 trains on 20 (5), 30 (1), 40 (4), 50 (1), with means near 3: each against one of those behind it
@@ -68,7 +68,7 @@ def test_logged_pairs_by_hand(tmp_path):
     assert tiny(tmp_path).share == pytest.approx(4 / 8)
 
 
-def test_events_without_a_pair_stay_so_that_steps_are_those_of_every_method(tmp_path, monkeypatch):
+def test_pair_data_keeps_events_without_a_pair(tmp_path, monkeypatch):
     monkeypatch.setitem(TINY, "rating", [None] * 7 + TINY["rating"][7:])  # user 1 rates nothing
     data = tiny(tmp_path)
     pairs, others = (small.batch_of(d, "train") for d in (data, small.data_of(RewardData, tmp_path, "tiny", **PARTS)))
@@ -83,7 +83,7 @@ rewards = st.lists(st.lists(st.sampled_from([1.0, 2.0, 3.0, np.nan]), min_size=1
 
 
 @given(rewards, st.sampled_from([1.5, 2.0, 3.5]), st.integers(1, 3), st.integers(0, 5))
-def test_both_events_of_a_pair_were_to_come_and_one_is_the_historys_own(values, mean, losers, seed):
+def test_logged_pairs_follow_the_history(values, mean, losers, seed):
     reward, user = np.concatenate(values), np.repeat(np.arange(len(values)), [len(v) for v in values])
     stop = np.cumsum([len(v) for v in values])[user]
     random, place = np.random.default_rng(seed), np.arange(len(reward))
@@ -101,7 +101,7 @@ def test_both_events_of_a_pair_were_to_come_and_one_is_the_historys_own(values, 
         assert all(reward[winner] > mean > reward[o] for o in chosen[1:])
 
 
-def test_an_item_of_the_history_is_neither_winner_nor_loser_and_none_loses_twice():
+def test_logged_pairs_exclude_history_items_and_repeats():
     """Users who choose a few items again and again, each with a reward of its own."""
     random = np.random.default_rng(0)
     item, reward = random.integers(1, 9, (200, 12)), random.choice([1.0, 3.0], (200, 12)).ravel()
@@ -118,7 +118,7 @@ def test_an_item_of_the_history_is_neither_winner_nor_loser_and_none_loses_twice
 
 
 @pytest.mark.parametrize("pairs", ["sampled", "generated"])
-def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
+def test_drawn_losers_are_unseen_in_training(log_root, cloned, pairs):
     data = small.data_of(PairData, log_root, "tastes", pairs=pairs, losers=3, init_from=str(cloned))
     events = data.sequences.frame.filter(pl.col("split") == TRAIN)
     met = set(events.select("user", "item_id").iter_rows())
@@ -132,7 +132,7 @@ def test_drawn_losers_were_never_met_in_training(log_root, cloned, pairs):
     )
 
 
-def test_what_is_barred_does_not_lose():
+def test_target_pairs_skip_excluded_candidates():
     drawn = torch.tensor([[1, 4, 3, 2]])
     target, barred = torch.tensor([1]), torch.tensor([[True, True, False, False]])
     assert target_pairs(target, drawn, barred, 2).tolist() == [[1, 3, 2]]
@@ -145,7 +145,7 @@ def test_validation_and_test_rewards_change_nothing(tmp_path, monkeypatch):
     assert raw(tiny(tmp_path, losers=2)) == before
 
 
-def test_a_log_without_pairs_is_refused_before_training(tmp_path, monkeypatch):
+def test_pair_data_refuses_a_log_without_pairs(tmp_path, monkeypatch):
     monkeypatch.setitem(TINY, "rating", [1.0] * 7 + [2.0] * 7)
     with pytest.raises(InputError, match=r"data\.pairs.*no pairs can be made.*below that mean"):
         tiny(tmp_path).training()

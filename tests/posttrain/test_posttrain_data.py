@@ -56,7 +56,7 @@ def by_hand(baseline: str) -> list[float]:
 
 
 @pytest.mark.parametrize("baseline", ["none", "global", "user", "item", "user_item"])
-def test_advantages_by_hand(tmp_path, baseline):
+def test_advantages_values(tmp_path, baseline):
     advantages = tiny(tmp_path, baseline=baseline).advantages
     unit = np.std([4, 2, 5, 1, 1, 2, 3], ddof=1)  # of the training rewards
     np.testing.assert_allclose(advantages[TRAINED], np.array(by_hand(baseline)) / unit, rtol=1e-5)
@@ -86,7 +86,7 @@ def test_other_users_rewards_change_nothing(log_root):
 
 
 @torch.no_grad()
-def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded):
+def test_advantages_with_predicted_rewards_and_state_values(log_root, cloned, rewarded):
     paths = {"reward_model": str(rewarded), "init_from": str(cloned)}
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", baseline="value", **paths)
     loaded = load_net(rewarded, "reward")
@@ -112,7 +112,7 @@ def test_expected_rewards_come_from_the_reward_model(log_root, cloned, rewarded)
 
 
 @pytest.mark.parametrize("settings", [{"source": "shrunk", "baseline": "none"}, {"baseline": "value"}])
-def test_expected_rewards_are_worked_out_where_the_trainer_works(log_root, cloned, rewarded, monkeypatch, settings):
+def test_advantages_are_computed_on_the_trainers_device(log_root, cloned, rewarded, monkeypatch, settings):
     settings = settings | {"reward_model": str(rewarded), "init_from": str(cloned)}
     here, there = (small.data_of(PostTrainingData, log_root, "tastes", **settings) for _ in range(2))
     expected = here.advantages
@@ -122,7 +122,7 @@ def test_expected_rewards_are_worked_out_where_the_trainer_works(log_root, clone
     assert len(moved[Batch]) == len(there.loader(there.training(), seen=False))
 
 
-def test_a_reward_model_that_was_never_validated_has_no_reliability(log_root, rewarded, tmp_path):
+def test_source_shrunk_refuses_a_reward_model_without_reliability(log_root, rewarded, tmp_path):
     checkpoint = torch.load(rewarded, weights_only=True)
     torch.save({**checkpoint, "facts": {"reward": "rating"}}, tmp_path / "reward.ckpt")
     settings = {"source": "shrunk", "reward_model": str(tmp_path / "reward.ckpt")}
@@ -130,7 +130,7 @@ def test_a_reward_model_that_was_never_validated_has_no_reliability(log_root, re
         _ = small.data_of(PostTrainingData, log_root, "tastes", **settings).advantages
 
 
-def test_predictions_of_training_events_know_nothing_of_their_own_noise(tmp_path):
+def test_source_predicted_does_not_contain_the_events_noise(tmp_path):
     """What an event did to the figures of its item would bring its own reward back as if predicted."""
     random = np.random.default_rng(0)
     rows = [(u, int(v), t) for u in range(60) for t, v in enumerate(random.permutation(40)[:25])]
@@ -156,7 +156,9 @@ def test_predictions_of_training_events_know_nothing_of_their_own_noise(tmp_path
     ],
 )
 @pytest.mark.parametrize("settings", [{"source": "shrunk"}, {"baseline": "value"}])
-def test_a_reward_model_of_another_reward_is_refused(log_root, cloned, rewarded, tmp_path, facts, said, settings):
+def test_source_predicted_refuses_a_model_of_another_reward(
+    log_root, cloned, rewarded, tmp_path, facts, said, settings
+):
     torch.save({**torch.load(rewarded, weights_only=True), "facts": facts}, tmp_path / "reward.ckpt")
     paths = {"reward_model": str(tmp_path / "reward.ckpt"), "init_from": str(cloned)}
     with pytest.raises(InputError, match=said):
@@ -164,7 +166,7 @@ def test_a_reward_model_of_another_reward_is_refused(log_root, cloned, rewarded,
 
 
 @pytest.mark.parametrize("source", ["observed", "predicted", "shrunk"])
-def test_rewards_of_any_source_are_permuted_alike_each_about_its_users_mean(log_root, rewarded, source):
+def test_permuted_data_permutes_deviations_from_user_means_for_any_source(log_root, rewarded, source):
     settings = {"source": source, "baseline": "none", "reward_model": str(rewarded)}
     real, placebo = (
         small.data_of(PLACEBOS[placebo], log_root, "tastes", **settings) for placebo in ("none", "permuted")
@@ -181,7 +183,7 @@ def test_rewards_of_any_source_are_permuted_alike_each_about_its_users_mean(log_
 
 @pytest.mark.parametrize("source", ["observed", "predicted"])
 @pytest.mark.parametrize("placebo", ["permuted", "random"])
-def test_a_placebo_says_how_much_of_its_signal_is_left(log_root, rewarded, placebo, source):
+def test_placebo_facts_have_the_remaining_correlation(log_root, rewarded, placebo, source):
     settings = {"source": source, "baseline": "none", "reward_model": str(rewarded)}
     real, sham = (small.data_of(PLACEBOS[one], log_root, "tastes", **settings) for one in ("none", placebo))
     event = real.training().event
@@ -193,7 +195,7 @@ def test_a_placebo_says_how_much_of_its_signal_is_left(log_root, rewarded, place
 
 
 @pytest.mark.parametrize("baseline", ["none", "user", "item", "user_item"])
-def test_a_placebo_does_not_know_which_items_are_good(tmp_path, baseline):
+def test_placebo_advantages_do_not_correlate_with_item_quality(tmp_path, baseline):
     """Means of true rewards would make the advantage of a shuffled reward fall with its item's quality."""
     random = np.random.default_rng(0)
     quality = random.normal(size=40)
@@ -219,7 +221,7 @@ def test_a_placebo_does_not_know_which_items_are_good(tmp_path, baseline):
         ("predicted", "soft", {"reward_model": "reward", "init_from": "recommender"}),
     ],
 )
-def test_upstream_says_which_checkpoints_are_read(log_root, source, baseline, needed):
+def test_upstream_names_the_needed_checkpoints(log_root, source, baseline, needed):
     assert PostTrainingData.upstream({"source": source, "baseline": baseline}) == needed
     data = small.data_of(PostTrainingData, log_root, source=source, baseline=baseline)
     if needed:
@@ -231,14 +233,14 @@ def test_upstream_says_which_checkpoints_are_read(log_root, source, baseline, ne
 
 @pytest.mark.parametrize("baseline", ["none", "global"])
 @pytest.mark.parametrize("usual", [3.0, 0.1, 0.7])  # the mean of some equal numbers is another one, by rounding
-def test_an_advantage_that_is_always_the_same_is_refused(tmp_path, usual, baseline):
+def test_equal_advantages_are_refused(tmp_path, usual, baseline):
     rating = [5.0 if i % 6 == 0 else usual for i in range(12)]  # only first events differ, and they are not trained on
     with pytest.raises(InputError, match="no two events differ in their advantage"):
         _ = tiny(tmp_path, rating, baseline=baseline).advantages
 
 
 @pytest.mark.parametrize("settings", [{"source": "shrunk", "baseline": "value"}, {"source": "predicted"}])
-def test_networks_are_as_good_as_checkpoints(log_root, cloned, rewarded, settings):
+def test_advantages_from_networks_equal_those_from_checkpoints(log_root, cloned, rewarded, settings):
     paths = {"init_from": str(cloned), "reward_model": str(rewarded)}
     nets = {"policy": load_net(cloned, "policy"), "reward_net": load_net(rewarded, "reward", self_influence=True)}
     of_paths, of_nets = (
@@ -247,7 +249,7 @@ def test_networks_are_as_good_as_checkpoints(log_root, cloned, rewarded, setting
     np.testing.assert_array_equal(of_paths, of_nets)
 
 
-def test_a_bare_reward_model_does_not_know_its_influence_on_training_events(log_root, rewarded):
+def test_source_predicted_refuses_a_bare_reward_model(log_root, rewarded):
     bare = load_net(rewarded, "reward").net
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_net=bare)
     with pytest.raises(InputError, match="has no self-influence"):
@@ -255,7 +257,7 @@ def test_a_bare_reward_model_does_not_know_its_influence_on_training_events(log_
 
 
 @pytest.mark.parametrize(("group", "share"), [("all", 0.7), ("A", 0.95)])
-def test_a_reward_model_that_knows_other_users_is_refused(log_root, rewarded, tmp_path, group, share):
+def test_source_predicted_refuses_a_reward_model_of_other_users(log_root, rewarded, tmp_path, group, share):
     kin = small.data_of(RewardData, log_root, "tastes", share_a=share).sequences
     path = small.says_users(shutil.copy(rewarded, tmp_path / "wide.ckpt"), UserCohort.of(kin, group, share))
     data = small.data_of(PostTrainingData, log_root, "tastes", source="predicted", reward_model=str(path))

@@ -43,7 +43,7 @@ def data_of(kind: type, root: Path, **settings: Any) -> Any:
     return made
 
 
-def test_moments_and_reward_models_are_of_all_that_was_shown_and_advantages_of_choices(tmp_path):
+def test_reward_moments_count_passed_rows_and_advantages_only_choices(tmp_path):
     root = shown_log(tmp_path, stars=True)
     rewards, choices = data_of(RewardData, root), data_of(PostTrainingData, root, baseline="user")
     log = rewards.sequences
@@ -57,7 +57,7 @@ def test_moments_and_reward_models_are_of_all_that_was_shown_and_advantages_of_c
     assert np.allclose(choices.training().advantage, expected)
 
 
-def test_choices_of_one_reward_leave_a_sft_nothing_to_weigh(tmp_path):
+def test_equal_rewards_of_choices_are_refused_for_asft(tmp_path):
     root = shown_log(tmp_path)
     with pytest.raises(InputError, match="weights would not differ: all rewards are 1") as caught:
         data_of(PostTrainingData, root).training()
@@ -90,7 +90,7 @@ def test_losers_were_shown_with_the_choice_and_skipped(tmp_path, pairs, losers, 
         assert len(set(rejected)) == min(losers, 3)
 
 
-def test_a_choice_that_was_shown_alone_wins_over_nothing_where_all_are_worth_the_same(tmp_path):
+def test_choices_without_worse_passed_rows_have_no_pair(tmp_path):
     """In float32, as rewards of windows are, 0.3 is more than a mean of 0.3 in float64."""
     path = shown_log(tmp_path) / "shown.csv"
     table = pl.read_csv(path).filter((pl.col("click") == 1) | (pl.col("timestamp") < 6))
@@ -113,7 +113,7 @@ def test_what_was_skipped_is_bad_for_kto_with_a_reward_and_without(tmp_path, pas
     assert len(windows.event) == 4 * (windows.event < chosen).sum()
 
 
-def test_a_log_without_what_was_shown_has_the_same_reward_data(log_root):
+def test_reward_data_without_passed_rows_has_the_logs_events(log_root):
     data = small.data_of(RewardData, log_root)
     plain = data.training().in_memory()
     data.skipped_targets = ("train", "validation", "test")

@@ -80,7 +80,7 @@ def nll(module, batch):
     return -module.policy.log_prob(module.policy.encode(batch), batch.target_T)
 
 
-def test_cql(make, batch):
+def test_cql_step(make, batch):
     """Q = V + tau log pi. The term that is conservative, V - Q, is -tau log pi."""
     module = make(CQL, temperature=0.2, alpha=3.0)
     torch.nn.init.constant_(module.critic.read.bias, 0.4)
@@ -92,7 +92,7 @@ def test_cql(make, batch):
     torch.testing.assert_close(figures["advantages"], -0.2 * nll_T.detach())
 
 
-def test_the_values_of_cql_begin_with_the_mean_of_the_rewards(make, data):
+def test_cql_values_start_at_the_mean_reward(make, data):
     """It is 0, and so is the mean Q of the first batch's items. V is constant at first."""
     module = make(CQL, moved=False, temperature=0.2)
     module.bind(data)
@@ -108,7 +108,7 @@ NOW = OLD + torch.tensor([[1.1, 1.0], [1.0, 1.0]]).log()
 REWARD = torch.tensor([[1.0, 0.0], [2.0, 1.0]])
 
 
-def test_ppo(make, batch):
+def test_ppo_step(make, batch):
     """Rewards less 0.1 for a start that is e times less likely, V = 0.4: errors 0.5, -0.5, 1.5, 0.5."""
     module, state = make(PPO, kl=0.1), torch.zeros(2, 16)
     torch.nn.init.constant_(module.value.read.bias, 0.4)
@@ -121,7 +121,7 @@ def test_ppo(make, batch):
     assert loss.item() == pytest.approx(value_error + 0.1 / 4 / (math.sqrt(0.5) + 1e-4))
 
 
-def test_grpo(make, batch):
+def test_grpo_step(make, batch):
     module = make(GRPO, kl=0.2, cloning=0.5)
     loss, figures = module.surrogate(Rollout(OLD, NOW + math.log(2), REWARD), NOW, None, torch.tensor(3.0))
     pulled = 0.1 * 0.5 / (math.sqrt(0.5) + 1e-4) / 4
@@ -130,7 +130,7 @@ def test_grpo(make, batch):
 
 
 @pytest.mark.parametrize("method", [GRPO, IPA])
-def test_the_policy_that_draws_never_drops_anything_out(make, method):
+def test_old_policy_has_no_dropout(make, method):
     module = make(method).eval().train()
     assert module.training
     assert not module.old.training
@@ -141,7 +141,7 @@ def at_step(module, step):
     return module
 
 
-def test_items_are_drawn_from_the_policy_of_the_beginning_of_the_round(make, batch, data):
+def test_old_policy_is_that_of_the_rounds_beginning(make, batch, data):
     module = at_step(make(PPO, samples=40, candidates=data.num_items, refresh=4), 4)
     _, figures = module.loss(batch)
     assert figures["ratio"].item() == pytest.approx(1, abs=1e-5)  # of any item, the first one too
@@ -156,7 +156,7 @@ def test_items_are_drawn_from_the_policy_of_the_beginning_of_the_round(make, bat
 
 
 @pytest.mark.parametrize("kind", ["dpo", "simpo"])
-def test_pairs_of_a_batch(make, batch, kind):
+def test_preferences_step(make, batch, kind):
     rejected_TN = torch.where(batch.target_T % 2 == 0, 0, batch.target_T % 7 + 1)[:, None]
     batch = dataclasses.replace(batch, rejected_TN=rejected_TN)
     module = at_step(make(Preferences, loss=kind, beta=2.0, gamma=0.5), 0)
@@ -172,7 +172,7 @@ def test_pairs_of_a_batch(make, batch, kind):
     assert module.loss(dataclasses.replace(batch, rejected_TN=torch.zeros_like(rejected_TN))) is None
 
 
-def test_ipa_shows_its_items_to_a_share_of_the_histories(make, batch, monkeypatch):
+def test_ipa_share_limits_the_histories_with_pairs(make, batch, monkeypatch):
     module, shown = make(IPA, share=0.3), []
     monkeypatch.setattr(module, "_pairs", lambda few: shown.append(few) or IPA._pairs(module, few))
     torch.manual_seed(5)
@@ -202,7 +202,7 @@ def test_ipa_pairs_unseen_items_that_the_policy_shows(make, batch, start):
     torch.testing.assert_close(module.loss(batch)[0], 0.5 * nll(module, batch).mean() + math.log(2))
 
 
-def test_asft_says_how_many_events_count(make, batch):
+def test_asft_logs_the_effective_sample_size(make, batch):
     advantage_T = batch.advantage_T.clone()
     advantage_T[::3] = torch.nan
     module = make(WeightedSFT, transform="constant")
@@ -223,7 +223,7 @@ def test_signed_asft_computes_the_start_of_every_training_event_once(make, batch
 
 
 @pytest.mark.parametrize(("transform", "heavy", "warns"), [("exponential", 9.0, True), ("linear", 1e4, False)])
-def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwarn, transform, heavy, warns):
+def test_asft_warns_if_few_events_dominate_and_a_temperature_would_help(make, recwarn, transform, heavy, warns):
     """100 events: even ones weigh as they should; then two of them weigh nearly everything."""
     module, advantage_T = (
         make(WeightedSFT, transform=transform, temperature=0.3, clip=None),
@@ -264,13 +264,13 @@ def test_it_warns_of_few_heavy_events_where_a_temperature_would_help(make, recwa
         (IPA, {"share": 1.1}),
     ],
 )
-def test_settings_out_of_their_range_are_refused_before_anything_is_read(make, log_root, tmp_path, method, settings):
+def test_settings_outside_their_range_are_refused_early(make, log_root, tmp_path, method, settings):
     with pytest.raises(InputError, match=rf"model\.{next(iter(settings))}: "):
         small.fit(make(method, **settings), small.data_of(RewardData, log_root), tmp_path)
 
 
 @pytest.mark.parametrize(("settings", "key"), [({"losers": 0}, "losers"), ({"losers": 4, "candidates": 4}, "losers")])
-def test_settings_of_pairs_out_of_their_range_are_refused(log_root, settings, key):
+def test_pair_settings_outside_their_range_are_refused(log_root, settings, key):
     with pytest.raises(InputError, match=rf"data\.{key}"):
         small.data_of(PairData, log_root, **settings)
 
@@ -279,7 +279,7 @@ YAMLS = sorted(path for path in CONF.glob("*.yaml") if "model" in yaml.safe_load
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-def test_settings_of_a_methods_yaml_exist_and_those_of_its_own_are_the_defaults(path):
+def test_yaml_settings_exist_and_equal_constructor_defaults(path):
     run = yaml.safe_load(path.read_text())["model"]
     kind = imported(run.get("class_path", "recalign.posttrain.WeightedSFT"))
     python = defaults(kind)
@@ -290,7 +290,7 @@ def test_settings_of_a_methods_yaml_exist_and_those_of_its_own_are_the_defaults(
 
 
 @pytest.mark.parametrize("method", [PPO, CQL, IQL, AWAC])
-def test_values_do_not_teach_the_states_of_the_policy(make, batch, monkeypatch, method):
+def test_value_heads_send_no_gradient_to_the_policy(make, batch, monkeypatch, method):
     module, summary_TD = at_step(make(method), 0), torch.randn(len(batch.target_T), 16, requires_grad=True)
     head = module.value if method is PPO else module.critic
     for weight in head.parameters():
@@ -313,7 +313,7 @@ def test_values_do_not_teach_the_states_of_the_policy(make, batch, monkeypatch, 
         (PPO, RecommenderData, "RewardData"),
     ],
 )
-def test_data_that_a_method_cannot_learn_from_is_refused(log_root, start, tmp_path, method, kind, needed):
+def test_method_refuses_data_of_another_class(log_root, start, tmp_path, method, kind, needed):
     own = {"reward_net": Taste([0, 1])} if method is PPO else {}
     data = small.data_of(kind, log_root, "tastes")
     with pytest.raises(InputError, match=rf"cannot learn from {kind.__name__}\n  -> give recalign\.\w+\.{needed},"):
@@ -338,7 +338,7 @@ def gradient(policy, loss) -> torch.Tensor:
         (AWAC, {"beta": 0.0}),
     ],
 )
-def test_the_limit_of_weights_that_do_not_differ_is_cloning(make, batch, method, settings):
+def test_weighted_sft_with_equal_weights_is_cloning(make, batch, method, settings):
     module = make(method, moved=False, **settings)
     clone = copy.deepcopy(module.policy)
     cloning = gradient(clone, nll(SimpleNamespace(policy=clone), batch).mean())
@@ -347,7 +347,7 @@ def test_the_limit_of_weights_that_do_not_differ_is_cloning(make, batch, method,
     torch.testing.assert_close(found / scale, cloning, atol=1e-5, rtol=1e-3)
 
 
-def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(make, batch):
+def test_signed_sft_first_gradient_is_that_of_the_advantage(make, batch):
     """At the start nothing is tapered: the gradient is that of sum A * -log pi / sum |A|."""
     module = make(SignedSFT, moved=False, clip=None)
     start_T = module.reference.log_prob(module.reference.encode(batch), batch.target_T).detach()
@@ -358,7 +358,7 @@ def test_the_first_step_of_signed_is_the_gradient_of_the_advantage(make, batch):
 
 
 @pytest.mark.parametrize(("spread", "raised"), [(0.1, False), (0.6, True), (40.0, True)])
-def test_auto_is_the_smallest_temperature_at_which_a_tenth_of_the_events_count(make, recwarn, spread, raised):
+def test_auto_temperature_is_the_smallest_with_a_tenth_effective_sample_size(make, recwarn, spread, raised):
     advantage_T, module = (
         spread * torch.randn(500, generator=torch.Generator().manual_seed(0)),
         make(WeightedSFT, clip=None),
@@ -378,7 +378,7 @@ def test_auto_is_the_smallest_temperature_at_which_a_tenth_of_the_events_count(m
 
 
 @pytest.mark.parametrize(("method", "settings"), [(SignedSFT, {}), (WeightedSFT, {"transform": "linear"})])
-def test_weights_without_a_temperature_look_for_none(make, method, settings):
+def test_transforms_without_a_temperature_search_none(make, method, settings):
     module = make(method, **settings)
     module.prepare_weights(torch.linspace(0.0, 30.0, 100) ** 8)
     assert module.temperature == 0.3
@@ -386,7 +386,7 @@ def test_weights_without_a_temperature_look_for_none(make, method, settings):
 
 
 @pytest.mark.parametrize("transform", ["linear", "sign"])
-def test_a_log_in_which_nothing_has_a_weight_is_refused(make, batch, transform):
+def test_weighted_sft_refuses_weights_that_are_all_zero(make, batch, transform):
     module = make(WeightedSFT, moved=False, transform=transform)
     with pytest.raises(InputError, match=rf"model\.transform {transform}: .*-1"):
         module.prepare_weights(torch.full((9,), -1.0))

@@ -24,7 +24,7 @@ def a_policy(items: int, dropout: float = 0.0) -> SequencePolicy:
     return SequencePolicy(small.encoder(dropout), items, temperature=0.3)
 
 
-def test_what_is_logged(log_root, tmp_path):
+def test_weighted_sft_logs_its_metrics(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root, "tastes", batch_tokens=256)
     module = small.free(WeightedSFT, policy=a_policy(data.num_items, dropout=0.5), temperature=0.7, clip=1.5, lr=1e-2)
     watch = small.fit(module, data, tmp_path, epochs=2)
@@ -40,7 +40,7 @@ def test_what_is_logged(log_root, tmp_path):
     assert first["advantage/share"] == 1
 
 
-def test_the_reference_stays_where_it_started(data, cloned, tmp_path):
+def test_reference_is_not_trained(data, cloned, tmp_path):
     module = small.free(WeightedSFT, init_from=str(cloned), lr=1e-2)
     small.fit(module, data, tmp_path)
     start = load_net(cloned, "policy").net.state_dict()
@@ -55,7 +55,7 @@ def test_the_reference_stays_where_it_started(data, cloned, tmp_path):
     assert optimised == {id(p) for p in module.policy.parameters()}
 
 
-def test_the_drift_is_the_kl_to_the_start_and_leaves_the_policy_in_training(data, cloned):
+def test_drift_is_the_kl_to_the_start_and_restores_the_mode(data, cloned):
     module = small.free(WeightedSFT, init_from=str(cloned))
     with torch.no_grad():
         module.policy.item_embedding.weight[1:] += 0.05 * torch.randn_like(module.policy.item_embedding.weight[1:])

@@ -44,7 +44,7 @@ def trained(log_root, folder, *callbacks: Callback) -> tuple[Weights, Any]:
 
 
 @pytest.mark.parametrize(("power", "share_S"), [(0, [1, 1, 1, 1, 1]), (1, [1, 2, 3, 4, 5])])
-def test_a_step_counts_as_its_power(log_root, tmp_path, power, share_S):
+def test_averaging_weighs_steps_by_their_power(log_root, tmp_path, power, share_S):
     weights, handed_over = trained(log_root, tmp_path, PolynomialAveraging(power))
     share_S = torch.tensor(share_S, dtype=torch.float32)
     expected = torch.einsum("s,svd->vd", share_S / share_S.sum(), torch.stack(weights.after))
@@ -74,7 +74,7 @@ class Weight(LightningModule):
         return SimpleNamespace(global_step=step)
 
 
-def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
+def test_averaging_of_large_models_skips_steps_with_their_weight(monkeypatch):
     monkeypatch.setattr(averaging, "EVERY_STEP", 1)
     callback, module, power = PolynomialAveraging(2), Weight(), 2
     callback.on_fit_start(None, module)
@@ -100,7 +100,7 @@ def test_of_many_weights_a_step_stands_for_those_before_it(monkeypatch):
     assert average[0].item() == pytest.approx((share_S * every**2).sum().item(), rel=0.05)
 
 
-def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
+def test_averaging_stays_on_the_device_without_synchronising():
     callback, module = PolynomialAveraging(), Weight()
     callback.setup(SimpleNamespace(), module, "fit")
     module.to("meta")  # the Trainer moves it after setup; what is read of this device fails
@@ -110,7 +110,7 @@ def test_the_average_lies_where_the_weights_train_and_nothing_waits_for_it():
     assert callback._average_model.module.weight.device.type == "meta"
 
 
-def test_buffers_may_take_their_size_from_the_data(log_root, tmp_path):
+def test_averaging_allows_buffers_sized_by_the_data(log_root, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.trainer_of(tmp_path, 1, PolynomialAveraging(), limit_train_batches=2).fit(module, data)

@@ -77,7 +77,7 @@ def with_peak(memory, prior):
 
 
 @torch.no_grad()
-def test_the_best_checkpoint_gets_the_strengths_that_rank_all_users_best(data, tmp_path):
+def test_calibration_writes_the_best_strengths_into_the_best_checkpoint(data, tmp_path):
     module = cloned(data, tmp_path)
     loaded = load_net(tmp_path / "best.ckpt", "policy")
     policy, facts = loaded.net.eval(), loaded.facts["prior"]
@@ -98,7 +98,7 @@ def test_the_best_checkpoint_gets_the_strengths_that_rank_all_users_best(data, t
     assert all(value < enough for (memory, _), value in found.items() if memory < a)
 
 
-def test_a_memory_is_no_part_of_training_and_may_be_left_out(data, tmp_path):
+def test_memory_is_not_trained_and_optional(data, tmp_path):
     with_it, without = (cloned(data, tmp_path / str(memory), memory=memory) for memory in (True, False))
     assert all(a.equal(b) for a, b in zip(with_it.policy.parameters(), without.policy.parameters(), strict=True))
     found = read_checkpoint(tmp_path / "False" / "best.ckpt")
@@ -113,13 +113,13 @@ class WithoutMemory(SequencePolicy):
         super().__init__(small.encoder(), num_items, temperature=0.1)
 
 
-def test_a_policy_of_ones_own_that_takes_no_memory_gets_none(data, tmp_path):
+def test_calibration_gives_no_memory_to_policies_that_take_none(data, tmp_path):
     best = ModelCheckpoint(tmp_path, "best", monitor="rank/all/ndcg@10", mode="max")
     small.trainer_of(tmp_path, 1, best, enable_checkpointing=True).fit(Cloning(WithoutMemory(data.num_items)), data)
     assert isinstance(load_net(tmp_path / "best.ckpt", "policy").net, WithoutMemory)
 
 
-def test_a_policy_that_is_given_with_a_memory_is_cloned_without_it_and_resumed(data, tmp_path):
+def test_policy_given_with_a_memory_is_cloned_without_it(data, tmp_path):
     def fitted(epochs, ckpt_path=None):
         module = Cloning(small.with_memory(SequencePolicy(small.encoder(), data.num_items)), prior=False)
         last = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
@@ -131,14 +131,14 @@ def test_a_policy_that_is_given_with_a_memory_is_cloned_without_it_and_resumed(d
     assert fitted(2, tmp_path / "last.ckpt").memory is None
 
 
-def test_a_memory_that_does_not_pay_goes(data, tmp_path):
+def test_calibration_drops_a_memory_that_does_not_help(data, tmp_path):
     with with_peak(0, 0.5):
         module = cloned(data, tmp_path, epochs=1)
     assert module.policy.memory is None
     assert load_net(tmp_path / "best.ckpt", "policy").net.memory is None
 
 
-def test_weights_and_counts_are_those_of_cloning_without_a_prior(data, tmp_path):
+def test_calibration_leaves_weights_and_counts(data, tmp_path):
     with_it, without = (cloned(data, tmp_path / str(prior), prior=prior) for prior in (True, False))
     assert all(a.equal(b) for a, b in zip(with_it.policy.parameters(), without.policy.parameters(), strict=True))
     assert without.policy.prior_strength == 0
@@ -152,7 +152,7 @@ def test_weights_and_counts_are_those_of_cloning_without_a_prior(data, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("over", ["items", "codes"])
-def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, over):
+def test_resumed_calibrated_run_equals_one_run(data, tmp_path, over):
     cloned(data, tmp_path / "one", epochs=3, over=over)
     cloned(data, tmp_path / "two", epochs=2, over=over)
     assert load_net(tmp_path / "two" / "last.ckpt", "policy").net.prior_strength == 0  # it never holds one
@@ -165,7 +165,7 @@ def test_a_continued_run_is_the_run_in_one_go(data, tmp_path, over):
 @pytest.mark.slow
 @pytest.mark.parametrize("averaged", [True, False])
 @pytest.mark.parametrize("over", ["items", "codes"])
-def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, over, averaged):
+def test_resuming_a_calibrated_checkpoint_drops_its_prior(data, tmp_path, over, averaged):
     own = {"over": over, "averaged": averaged}
     with with_peak(1, 1):
         cloned(data, tmp_path, epochs=1, **own)
@@ -177,7 +177,7 @@ def test_a_calibrated_checkpoint_is_continued_without_its_prior(data, tmp_path, 
 
 
 @pytest.mark.parametrize("averaged", [True, False])
-def test_a_finished_run_that_is_continued_has_its_prior(data, tmp_path, averaged):
+def test_resuming_a_finished_run_keeps_its_prior(data, tmp_path, averaged):
     """Lightning trains nothing then, and so does not say that training ends."""
     with with_peak(1, 1):
         cloned(data, tmp_path, epochs=1, averaged=averaged)
@@ -188,7 +188,7 @@ def test_a_finished_run_that_is_continued_has_its_prior(data, tmp_path, averaged
     assert again.facts()["prior"] == read_checkpoint(tmp_path / "best.ckpt")["facts"]["prior"]
 
 
-def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_path):
+def test_calibration_does_not_write_weights_that_are_not_finite(data, tmp_path):
     def poison(policy, *given):
         if not isinstance(policy, ItemKNN):
             policy.item_embedding.weight.data[1] = math.nan
@@ -200,7 +200,7 @@ def test_a_policy_that_is_not_finite_does_not_get_into_the_checkpoint(data, tmp_
 
 
 @pytest.mark.parametrize("strength", [1.0, 2.0])
-def test_the_end_of_the_range_is_a_warning(data, tmp_path, recwarn, strength):
+def test_calibration_warns_at_the_end_of_the_range(data, tmp_path, recwarn, strength):
     with with_peak(0, strength):
         cloned(data, tmp_path, epochs=1)
     assert any("end of its range" in str(warning.message) for warning in recwarn) == (strength == 2)
@@ -224,7 +224,7 @@ def searched(data, value, remembers, alone=0.0):
 
 
 @given(st.floats(-0.5, 2.5))
-def test_the_search_for_a_prior_is_coarse_then_fine_and_finds_the_top(data, peak):
+def test_prior_search_is_coarse_then_fine(data, peak):
     found, (coarse, fine) = searched(data, lambda _, c: 1 - abs(c - peak), remembers=False)
     assert coarse == [(0, 0.25 * step) for step in range(9)]
     around = max(coarse, key=lambda each: (1 - abs(each[1] - peak), -each[1]))[1]
@@ -235,7 +235,7 @@ def test_the_search_for_a_prior_is_coarse_then_fine_and_finds_the_top(data, peak
 
 
 @given(st.sampled_from(MEMORY_STRENGTHS), st.floats(0, 1.375))
-def test_the_search_takes_the_weakest_memory_that_is_worth_the_best(data, memory, prior):
+def test_memory_search_takes_the_weakest_with_most_of_the_gain(data, memory, prior):
     found, asked = searched(data, lambda a, c: 1 - max(0, memory - a) / 20 - abs(c - prior) / 50, remembers=True)
     assert found["memory"] == memory
     assert abs(found["strength"] - prior) <= 1 / 8
@@ -244,13 +244,13 @@ def test_the_search_takes_the_weakest_memory_that_is_worth_the_best(data, memory
 
 
 @pytest.mark.parametrize(("alone", "memory"), [(0.95, 1.0), (0.97, 12.0), (0.98, 16.0), (1.02, 48.0), (2.0, 192.0)])
-def test_the_search_takes_a_memory_that_ranks_no_worse_than_the_memory_alone(data, alone, memory):
+def test_memory_search_ranks_no_worse_than_item_knn(data, alone, memory):
     """The weakest that does, though a weaker one has nearly all of the gain; the best one where none does."""
     found, _ = searched(data, lambda a, c: 1 - (24 - a) / 480 * bool(a) - (a == 0) * 10 - c / 500, True, alone)
     assert found["memory"] == memory
 
 
-def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypatch):
+def test_calibration_ignores_rewards_of_judges_users(log_root, tmp_path, monkeypatch):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     encoder, seen = small.encoder(), []
     module = Recommender(data.num_items, encoder, feedback=True)
@@ -269,7 +269,7 @@ def test_the_search_sees_no_rewards_of_judges_users(log_root, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_sanity_check_is_no_validation(data, tmp_path, saved):
+def test_calibration_ignores_sanity_checks(data, tmp_path, saved):
     module, best = Recommender(data.num_items, small.encoder()), RunCheckpoint()
     best.dirpath = str(tmp_path)
     own = {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 1, "enable_checkpointing": saved}

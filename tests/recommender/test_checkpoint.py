@@ -40,7 +40,7 @@ ENCODERS = [
     ],
     ids=["policy", "reward", "codes"],
 )
-def test_a_recipe_makes_the_same_network(encoder, make, tmp_path):
+def test_recipe_rebuilds_the_same_network(encoder, make, tmp_path):
     net = make(encoder)
     torch.save(recipe(net), tmp_path / "recipe")  # plain values: weights_only reads them
     again = build_net(torch.load(tmp_path / "recipe", weights_only=True))
@@ -52,7 +52,7 @@ def test_a_recipe_makes_the_same_network(encoder, make, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["state_dict", "current_model_state"])
-def test_weights_that_are_not_finite_are_not_written_be_they_averaged_or_trained(tmp_path, part):
+def test_write_checkpoint_refuses_weights_that_are_not_finite(tmp_path, part):
     good = {"state_dict": {"bias": torch.zeros(2)}, "current_model_state": {"bias": torch.ones(2)}, "epoch": 1}
     write_checkpoint(good, tmp_path / "it.ckpt")
     with pytest.raises(TrainingError, match=r"NaN or infinite: bias; it\.ckpt is not written"):
@@ -60,7 +60,7 @@ def test_weights_that_are_not_finite_are_not_written_be_they_averaged_or_trained
     assert read_checkpoint(tmp_path / "it.ckpt")["epoch"] == 1
 
 
-def test_a_checkpoint_does_not_call_what_it_likes(tmp_path):
+def test_build_net_refuses_classes_that_are_no_networks(tmp_path):
     harmful = {"class_path": "os.system", "init_args": {"command": f"touch {tmp_path}/harm"}}
     torch.save({"state_dict": {}, "recipes": {"policy": harmful}}, tmp_path / "harmful.ckpt")
     with pytest.raises(InputError, match="cannot be built"):
@@ -69,7 +69,7 @@ def test_a_checkpoint_does_not_call_what_it_likes(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["harmful_module", "recalign.__main__", "antigravity"])
-def test_a_checkpoint_does_not_import_what_it_likes(module, tmp_path, monkeypatch):
+def test_build_net_refuses_modules_that_are_not_imported(module, tmp_path, monkeypatch):
     (tmp_path / "harmful_module.py").write_text("class Net: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     recipes = {"policy": {"class_path": f"{module}.Net", "init_args": {}}}
@@ -79,7 +79,7 @@ def test_a_checkpoint_does_not_import_what_it_likes(module, tmp_path, monkeypatc
     assert module not in sys.modules
 
 
-def test_a_policy_given_in_python_is_read_with_weights_only(log_root, tmp_path):
+def test_checkpoint_of_a_policy_given_in_python_loads_with_weights_only(log_root, tmp_path):
     data = small.data_of(PostTrainingData, log_root)
     module = small.free(WeightedSFT, policy=small.coded(data.num_items))
     small.fit(module, data, tmp_path)
@@ -88,14 +88,14 @@ def test_a_policy_given_in_python_is_read_with_weights_only(log_root, tmp_path):
     assert isinstance(load_net(path, "policy").net, CodePolicy)
 
 
-def test_a_checkpoint_names_what_it_holds(cloned, rewarded):
+def test_load_net_names_the_networks_of_a_checkpoint(cloned, rewarded):
     for path, absent, held in ((cloned, "reward", "policy"), (rewarded, "policy", "reward")):
         with pytest.raises(InputError, match=f"holds no {absent} .it holds: {held}"):
             load_net(path, absent)
     assert isinstance(load_net(rewarded, "reward").net, RewardEnsemble)
 
 
-def test_a_checkpoint_that_is_cut_off_missing_or_of_another_kind(cloned, tmp_path):
+def test_read_checkpoint_refuses_damaged_missing_and_foreign_files(cloned, tmp_path):
     whole = cloned.read_bytes()
     for size in (0, 10, len(whole) // 2, len(whole) - 100):
         (tmp_path / "cut.ckpt").write_bytes(whole[:size])
@@ -115,14 +115,14 @@ def test_a_checkpoint_that_is_cut_off_missing_or_of_another_kind(cloned, tmp_pat
         load_net(tmp_path / "other.ckpt", "policy")
 
 
-def test_weights_of_another_shape_are_refused_by_name():
+def test_load_weights_refuses_other_shapes_by_name():
     net, other = SequencePolicy(small.pooled(), 20), SequencePolicy(small.pooled(), 21)
     for partial in (False, True):
         with pytest.raises(InputError, match=r"item_embedding.weight: .*22, 8.*21, 8"):
             load_weights(net, other.state_dict(), where="a checkpoint", partial=partial)
 
 
-def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
+def test_load_weights_refuses_or_reports_missing_and_unexpected_names(monkeypatch):
     said: list[str] = []
     monkeypatch.setattr("recalign.recommender.checkpoint.rank_zero_info", said.append)
     net, other = SequencePolicy(small.pooled(), 20, feedback=True), SequencePolicy(small.pooled(), 20)
@@ -140,7 +140,7 @@ def test_missing_and_unexpected_weights_are_refused_or_reported(monkeypatch):
     assert len(said) == 1  # nothing to report
 
 
-def test_what_is_given_in_python_is_one_start_and_a_policy(cloned, rewarded):
+def test_load_or_copy_refuses_two_starts_and_other_networks(cloned, rewarded):
     policy = load_net(cloned, "policy")
     with pytest.raises(InputError, match=r"model\.init_from: a checkpoint and a policy are both given"):
         WeightedSFT(init_from=str(cloned), policy=policy)
@@ -149,7 +149,7 @@ def test_what_is_given_in_python_is_one_start_and_a_policy(cloned, rewarded):
             WeightedSFT(policy=wrong)
 
 
-def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
+def test_loaded_check_refuses_another_catalogue(log_root, cloned, rewarded, tmp_path):
     check_catalogue(None, "anything", "a checkpoint")  # of a version that noted none
     text = (log_root / "tastes.csv").read_text().splitlines()
     head, rows = text[0], [row.split(",") for row in text[1:]]
@@ -170,7 +170,7 @@ def test_another_catalogue_is_refused(log_root, cloned, rewarded, tmp_path):
             small.fit(module, data, tmp_path)
 
 
-def test_what_is_handed_over_in_python_is_what_the_checkpoint_holds(log_root, tmp_path):
+def test_hand_over_equals_the_loaded_checkpoint(log_root, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     module = RewardModel(data.num_items, encoder=small.encoder())
     small.fit(module, data, tmp_path)
@@ -181,7 +181,7 @@ def test_what_is_handed_over_in_python_is_what_the_checkpoint_holds(log_root, tm
     assert given.self_influence.equal(loaded.self_influence)
 
 
-def test_an_encoder_is_copied(log_root, tmp_path):
+def test_recommender_copies_its_encoder(log_root, tmp_path):
     encoder, data = small.encoder(), small.data_of(RecommenderData, log_root)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     first, second = (Recommender(data.num_items, encoder) for _ in range(2))

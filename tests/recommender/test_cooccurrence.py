@@ -30,7 +30,7 @@ def choices(apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(np.arange(USERS), 15), item_UN.ravel()
 
 
-def test_items_that_the_same_users_choose_lie_together():
+def test_cooccurrence_embedding_places_items_of_the_same_users_together():
     z_V = cooccurrence_embedding(*choices(0.9), ITEMS, 1)[:, 0]
     side_V = np.arange(ITEMS) % 2
     assert abs(np.corrcoef(z_V, side_V)[0, 1]) > 0.8
@@ -38,7 +38,7 @@ def test_items_that_the_same_users_choose_lie_together():
     assert abs(np.corrcoef(z_V, popularity_V)[0, 1]) < 0.3
 
 
-def test_their_unit_is_one_whatever_the_log():
+def test_cooccurrence_embedding_has_unit_scale():
     user_N, item_N = choices(0.5)
     z_VK = cooccurrence_embedding(user_N, item_N, ITEMS, 4)
     np.testing.assert_allclose(z_VK[item_N].mean(axis=0), 0, atol=1e-6)
@@ -46,7 +46,7 @@ def test_their_unit_is_one_whatever_the_log():
 
 
 @given(st.integers(0, 5), st.integers(0, 70))
-def test_order_and_repetition_change_nothing_and_nothing_random_is_used_up(seed, count):
+def test_cooccurrence_embedding_ignores_order_repetition_and_random_state(seed, count):
     user_N, item_N = choices(0.5)
     expected = cooccurrence_embedding(user_N, item_N, ITEMS, count)
     order = np.random.default_rng(seed).integers(len(user_N), size=4 * len(user_N))
@@ -57,7 +57,7 @@ def test_order_and_repetition_change_nothing_and_nothing_random_is_used_up(seed,
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
-def test_what_is_too_little_to_tell_is_nought():
+def test_cooccurrence_embedding_of_too_few_events_is_zero():
     assert cooccurrence_embedding(np.array([0]), np.array([1]), 3, 4).tolist() == [[0] * 4] * 3  # one choice
     assert not cooccurrence_embedding(np.array([], dtype=int), np.array([], dtype=int), 3, 4).any()
     few = cooccurrence_embedding(np.array([0, 0, 1, 1, 2]), np.array([1, 2, 2, 3, 1]), 5, 9)
@@ -68,7 +68,7 @@ def test_what_is_too_little_to_tell_is_nought():
 
 
 @pytest.mark.parametrize("alone", [1, 16, 40])
-def test_users_who_share_nothing_with_the_others_do_not_fill_it(alone):
+def test_cooccurrence_embedding_ignores_isolated_users(alone):
     """Each is a component of its own, which a decomposition of who chose what finds before anything else."""
     user_N, item_N = choices(0.9)
     own_N = np.arange(2 * alone)
@@ -79,7 +79,7 @@ def test_users_who_share_nothing_with_the_others_do_not_fill_it(alone):
     assert max(abs(np.corrcoef(z_V, popularity_V)[0, 1]) for z_V in z_VK.T) < 0.5
 
 
-def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
+def test_item_features_use_training_choices_of_the_group(log_root):
     data = small.data_of(RewardData, log_root, users="A")
     expected = initial_factors.item_features(data, 4)
     frame = data.sequences.frame
@@ -96,7 +96,7 @@ def test_a_reward_model_reads_the_training_choices_of_its_own_users(log_root):
 
 
 @pytest.mark.parametrize("read", [True, False])
-def test_validation_events_of_users_whom_it_has_met_decide_whether_it_is_read(log_root, monkeypatch, read):
+def test_choose_factorization_validates_on_users_seen_in_training(log_root, monkeypatch, read):
     data = small.data_of(RewardData, log_root, "tastes")
     some = data.rated_events["user"].median()
     vars(data)["rated_events"] = data.rated_events.filter(pl.col("user") <= some)

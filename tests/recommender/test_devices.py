@@ -39,13 +39,13 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
 
 
-def test_a_tensor_of_the_cpu_is_found_out():
+def test_device_check_finds_tensors_on_the_cpu():
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(3, device="meta") + torch.arange(3)
 
 
 @pytest.mark.parametrize("loss", ["full", "sampled", "weighted", "candidates"])
-def test_a_policy_makes_its_tensors_where_it_is(encoder, batch, loss):
+def test_policy_creates_tensors_on_its_device(encoder, batch, loss):
     policy = SequencePolicy(ENCODERS[encoder](), 40, feedback=True).to("meta")
     state = policy.encode(batch)
     if loss == "full":
@@ -61,7 +61,7 @@ def test_a_policy_makes_its_tensors_where_it_is(encoder, batch, loss):
     assert value.device.type == policy.sample(state, 3).device.type == "meta"
 
 
-def test_a_reward_model_makes_its_tensors_where_it_is(encoder, batch):
+def test_reward_model_creates_tensors_on_its_device(encoder, batch):
     reward = RewardEnsemble(ENCODERS[encoder](), 40).to("meta")
     value = reward.predict(reward.states(batch), batch.target_T).sum()
     value.backward()

@@ -57,7 +57,7 @@ def by_hand(dim=3):
     return table
 
 
-def test_the_sum_of_a_small_table_by_hand():
+def test_feature_table_sums_embeddings():
     table = by_hand()
     with torch.no_grad():
         table.embedding_CD.copy_(torch.tensor([[0.0, 0, 9], [1, 0, 0], [0, 2, 0]]))
@@ -68,7 +68,7 @@ def test_the_sum_of_a_small_table_by_hand():
     torch.testing.assert_close(table.eval()(id_WD), torch.tensor(expected))
 
 
-def test_dropped_ids_are_the_same_until_they_are_restored():
+def test_id_dropout_is_the_same_within_a_step():
     table, id_WD = by_hand(dim=4).train(), torch.ones(4, 4)
     torch.manual_seed(0)
     kept = []
@@ -99,13 +99,13 @@ def drawn() -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_all_processes_drop_the_same_ids():
+def test_id_dropout_is_the_same_in_all_processes():
     one, other = several.together(drawn)
     assert one.equal(other)
     assert 0 < one[:, :2].mean() < 1
 
 
-def test_a_step_makes_the_table_once_and_drops_the_same_ids_everywhere(data):
+def test_training_step_computes_the_table_once_with_the_same_dropped_ids(data):
     torch.manual_seed(0)
     policy = Recommender(data.num_items, small.encoder(), id_dropout=0.5).bind(data).policy.train()
     batch = small.batch_of(data, "train", rows=4)
@@ -175,7 +175,7 @@ def test_cold_items_get_no_gradient_of_their_own(data):
     assert module.policy.features.embedding_CD.grad.ne(0).any()
 
 
-def test_cold_items_borrow_the_mean_count(data):
+def test_set_counts_gives_cold_items_the_mean_count(data):
     policy = Recommender(data.num_items, small.encoder()).bind(data).policy
     count_V = torch.from_numpy(data.sequences.item_counts())
     policy.set_counts(count_V)
@@ -183,7 +183,7 @@ def test_cold_items_borrow_the_mean_count(data):
     assert policy.prior.log_count_V[WARM:].tolist() == pytest.approx([expected] * COLD)
 
 
-def test_a_checkpoint_stands_alone(data, trained, tmp_path):
+def test_checkpoint_with_features_needs_no_item_table(data, trained, tmp_path):
     module = trained[0]
     loaded = load_net(small.saved(module, tmp_path / "policy.ckpt"), "policy").net.eval()
     batch, policy = small.batch_of(data), module.policy.eval()
@@ -195,7 +195,7 @@ def test_a_checkpoint_stands_alone(data, trained, tmp_path):
     assert build_net(recipe(policy)).features.embedding_CD.shape == policy.features.embedding_CD.shape
 
 
-def test_a_trunk_has_the_vectors_of_all_items(data, trained):
+def test_trunk_without_features_has_the_vectors_of_all_items(data, trained):
     policy, batch = trained[0].policy.eval(), small.batch_of(data)
     with torch.no_grad():
         trunk = policy.trunk().eval()
@@ -203,7 +203,7 @@ def test_a_trunk_has_the_vectors_of_all_items(data, trained):
         torch.testing.assert_close(trunk.log_probs(trunk.encode(batch)), policy.log_probs(policy.encode(batch)))
 
 
-def test_other_features_are_refused(root, data, trained):
+def test_set_features_refuses_other_features(root, data, trained):
     with pytest.raises(InputError, match="made for other item features"):
         trained[0].bind(data_of(root, {"half": "half"}))
 
@@ -214,7 +214,7 @@ def test_onerec_refuses_features(data):
         module.bind(data)
 
 
-def test_negatives_stand_for_the_items_in_training(data, trained, monkeypatch):
+def test_sampled_negatives_stand_for_warm_items(data, trained, monkeypatch):
     """Each of them drawn once gives the softmax over them."""
     policy, batch = trained[0].policy.eval(), small.batch_of(data, "train", rows=4)
     monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.arange(low, high))

@@ -45,7 +45,7 @@ def started(grown, cloned, tmp_path_factory: pytest.TempPathFactory) -> tuple[Re
     return module, small.saved(module, folder / "policy.ckpt")
 
 
-def test_known_items_keep_their_rows_and_new_ones_are_as_initialised(started, cloned):
+def test_grow_copies_known_items_and_leaves_new_ones_initialised(started, cloned):
     module, _ = started
     old, new = load_net(cloned, "policy").net, module.policy
     assert new.num_items == old.num_items + 2
@@ -60,21 +60,21 @@ def test_known_items_keep_their_rows_and_new_ones_are_as_initialised(started, cl
     torch.testing.assert_close(new.prior.log_count_V, (log_count_V - log_count_V.max()).float())
 
 
-def test_a_model_grows_from_a_log_that_is_named(cloned, grown, tmp_path: Path):
+def test_grows_from_needs_an_earlier_log(cloned, grown, tmp_path: Path):
     data = small.data_of(RecommenderData, grown["root"], "tastes", users="all")
     module = Recommender(data.num_items, small.encoder(), grows_from=str(cloned))
     with pytest.raises(InputError, match=r"no earlier log is named[\s\S]*--data.grows_from"):
         small.fit(module, data, tmp_path)
 
 
-def test_a_checkpoint_of_another_log_is_refused(started, grown, tmp_path: Path):
+def test_grow_refuses_a_checkpoint_of_another_log(started, grown, tmp_path: Path):
     data = of(RecommenderData, grown, users="all")
     module = Recommender(data.num_items, small.encoder(), grows_from=str(started[1]))
     with pytest.raises(InputError, match="this checkpoint was not trained on the log whose ids are in"):
         small.fit(module, data, tmp_path)
 
 
-def test_other_networks_are_refused(cloned, started):
+def test_grow_refuses_other_networks(cloned, started):
     old, new = load_net(cloned, "policy").net, started[0].policy
     wide = Recommender(new.num_items, small.HSTU(dim=16, layers=2, max_length=32)).policy
     with pytest.raises(InputError, match="the weights differ: encoder"):

@@ -37,7 +37,7 @@ def exactly(share):
 
 
 @given(lost=st.floats(0.0, 1.0), power=st.floats(0.5, 4.0), enough=st.floats(0.5, 1.0))
-def test_enough_is_kept_and_a_little_further_it_is_not(lost, power, enough):
+def test_alpha_within_budget_is_the_last_that_keeps_enough(lost, power, enough):
     def kept(alpha):
         return exactly(1 - lost * alpha**power)
 
@@ -55,7 +55,7 @@ retentions = st.builds(Retention, st.floats(0.9, 1.05), st.one_of(st.floats(0, 0
 
 
 @given(st.lists(retentions, min_size=len(ALPHAS), max_size=len(ALPHAS)), retentions)
-def test_nothing_behind_the_first_fall_is_taken(at_reaches, between):
+def test_alpha_within_budget_stops_at_the_first_loss(at_reaches, between):
     """Whatever a path keeps further out, and however it wavers; what is taken is enough."""
     by_alpha, asked = dict(zip(ALPHAS, at_reaches, strict=True)), []
 
@@ -75,26 +75,26 @@ def test_nothing_behind_the_first_fall_is_taken(at_reaches, between):
     assert len(asked) <= len(ALPHAS) + HALVINGS + 1
 
 
-def test_what_is_no_number_is_too_far():
+def test_alpha_within_budget_treats_nan_as_too_far():
     assert alpha_within_budget(lambda alpha: exactly(math.nan if alpha > 1 else 1.0), 0.97)[0] == 1.0
     assert alpha_within_budget(lambda _: exactly(math.nan), 0.97) == (0.0, ALL_RETAINED)
     assert alpha_within_budget(lambda _: Retention(1.0, math.nan), 0.97) == (0.0, ALL_RETAINED)
 
 
-def test_the_error_by_hand():
+def test_retention_standard_error():
     found = Retention.measure(np.array([1.0, 0.0, 2.0]), np.array([1.0, 1.0, 2.0]))
     assert found.share == 0.75  # residuals .25, -.75, .5
     assert found.error == pytest.approx(math.sqrt(3 / 2 * (0.0625 + 0.5625 + 0.25)) / 4)
 
 
-def test_of_one_user_nothing_is_sure_and_a_start_that_ranks_nothing_loses_nothing():
+def test_retention_of_one_user_and_of_a_start_without_ndcg():
     alone = Retention.measure(np.ones(1), np.ones(1))
     assert (alone.share, alone.enough(0.5)) == (1.0, False)
     for users in (0, 1, 5):
         assert Retention.measure(np.zeros(users), np.zeros(users)) == ALL_RETAINED
 
 
-def test_the_ranking_is_that_of_all_targets(log_root, cloned):
+def test_ndcg_by_user_covers_all_targets(log_root, cloned):
     data = small.data_of(RecommenderData, log_root, "tastes", batch_tokens=64)
     policy = load_net(cloned, "policy").net.eval()
     batch = small.batch_of(data, "validation")
@@ -106,7 +106,7 @@ def test_the_ranking_is_that_of_all_targets(log_root, cloned):
     assert found_U.sum() > 0
 
 
-def test_the_price_is_measured_on_all_users_and_on_as_many_batches_as_are_asked_for(log_root):
+def test_budget_batches_cover_all_users_up_to_the_limit(log_root):
     data = small.data_of(RecommenderData, log_root, "tastes", batch_tokens=64)
     everybody = [batch.user_B for batch in budget_batches(data)]
     assert data.users == "A"
@@ -118,7 +118,7 @@ def test_the_price_is_measured_on_all_users_and_on_as_many_batches_as_are_asked_
     assert ndcg_by_user(None, [], CPU).shape == (0,)
 
 
-def test_the_share_to_keep_is_above_0_and_at_most_1():
+def test_require_share_refuses_values_outside_0_to_1():
     for share in (None, 0.01, 0.97, 1.0):
         require_share(share, "model.keep")
     for share in (0.0, -0.5, 1.01, 97, float("nan")):

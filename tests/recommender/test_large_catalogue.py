@@ -33,7 +33,7 @@ def policy_of(items: int) -> SequencePolicy:
 
 
 @torch.no_grad()
-def test_the_sampled_softmax_is_that_over_the_target_and_the_items_drawn(data, batch):
+def test_estimated_log_prob_is_the_softmax_over_target_and_negatives(data, batch):
     policy = policy_of(data.num_items)
     state = policy.encode(batch)
     torch.manual_seed(5)
@@ -48,7 +48,7 @@ def test_the_sampled_softmax_is_that_over_the_target_and_the_items_drawn(data, b
         assert logp_T[t].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-def test_a_continued_run_draws_the_negatives_that_it_would_have_drawn(data, tmp_path):
+def test_resumed_run_draws_the_same_negatives(data, tmp_path):
     def module() -> Recommender:
         torch.manual_seed(0)
         return Recommender(data.num_items, small.encoder(dropout=0.2), negatives=8)
@@ -64,7 +64,7 @@ def test_a_continued_run_draws_the_negatives_that_it_would_have_drawn(data, tmp_
 
 
 @torch.no_grad()
-def test_what_is_rare_in_a_large_catalogue_is_drawn_as_often_as_it_should_be():
+def test_draw_is_exact_in_large_catalogues():
     """In float32 a millionth added to a half is rounded, and a thousandth of a millionth added to one is lost."""
     items = 200_000
     logp_1V = torch.full((1, items), math.log(1e-2 / (items - 1)))
@@ -80,7 +80,7 @@ def test_what_is_rare_in_a_large_catalogue_is_drawn_as_often_as_it_should_be():
 
 
 @torch.no_grad()
-def test_samples_do_not_depend_on_how_many_states_are_worked_on_at_once(data, batch, monkeypatch):
+def test_sample_does_not_depend_on_chunks(data, batch, monkeypatch):
     policy = policy_of(data.num_items).eval()
     state = policy.encode(batch)
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def test_samples_do_not_depend_on_how_many_states_are_worked_on_at_once(data, ba
     assert policy.sample(state, 5).equal(whole)
 
 
-def test_the_fused_optimiser_does_what_the_plain_one_does_and_lets_gradients_be_clipped(data, tmp_path):
+def test_fused_adamw_equals_plain_and_allows_clipping(data, tmp_path):
     torch.manual_seed(0)
     ours, plain = policy_of(30), policy_of(30)
     plain.load_state_dict(ours.state_dict())

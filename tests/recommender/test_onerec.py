@@ -46,7 +46,7 @@ def test_cloning_learns_the_log(data, tmp_path, temperature):
     assert watch.steps[-1]["train/loss"] < math.log(data.num_items) - 0.1  # better than knowing nothing
 
 
-def test_a_checkpoint_keeps_codes_and_probabilities(data, tmp_path):
+def test_onerec_checkpoint_keeps_codes_and_probabilities(data, tmp_path):
     module = made(data, codes=codes_file(data, tmp_path), temperature=0.5)
     small.fit(module, data, tmp_path)
     policy = load_net(small.saved(module, tmp_path / "a.ckpt"), "policy").net.eval()
@@ -60,7 +60,7 @@ def test_a_checkpoint_keeps_codes_and_probabilities(data, tmp_path):
         torch.testing.assert_close(logp_TV, trained.log_probs(trained.encode(batch)))
 
 
-def test_a_warm_start_with_other_codes_is_refused(data, tmp_path):
+def test_onerec_warm_start_refuses_other_codes(data, tmp_path):
     module = made(data)
     small.fit(module, data, tmp_path, limit_train_batches=1)
     start = str(small.saved(module, tmp_path / "a.ckpt"))
@@ -76,14 +76,14 @@ def test_a_warm_start_with_other_codes_is_refused(data, tmp_path):
         small.fit(made(data, codes=str(path), init_from=start), data, tmp_path)
 
 
-def test_codes_of_another_catalogue_are_refused_before_training(data, tmp_path):
+def test_onerec_refuses_codes_of_another_catalogue_before_training(data, tmp_path):
     other = data.sequences.items.head(data.num_items - 2)
     module = made(data, codes=codes_file(data, tmp_path, other))
     with pytest.raises(InputError, match=f"2 of the catalogue's {data.num_items} items have no id"):
         small.fit(module, data, tmp_path)
 
 
-def test_too_few_codes_are_refused(data, tmp_path):
+def test_onerec_refuses_too_few_codes(data, tmp_path):
     with pytest.raises(InputError, match=r"model.sizes: .* do not fit into 2 x 3 codes"):
         made(data, sizes=[2, 3])
     for sizes in ([-8, -8], [2**31, 2**31]):
@@ -93,7 +93,7 @@ def test_too_few_codes_are_refused(data, tmp_path):
         made(data, codes=str(tmp_path / "none.parquet"))
 
 
-def test_it_is_the_same_from_yaml_and_from_python():
+def test_onerec_is_the_same_from_yaml_and_from_python():
     lines = yaml.safe_load((CONF / "stages/recommender-onerec.yaml").read_text())["model"]["init_args"]
     decoder = lines.pop("decoder")["init_args"] | {"max_length": 200}
     python = OneRecRecommender(99)
@@ -105,7 +105,7 @@ def test_it_is_the_same_from_yaml_and_from_python():
     assert {key: lines[key] for key in handed_on} == {key: python.policy.init_args[key] for key in handed_on}
 
 
-def test_a_warm_start_from_a_policy_without_codes_takes_what_fits(data, tmp_path):
+def test_onerec_warm_start_from_item_ids_loads_matching_weights(data, tmp_path):
     other = Recommender(data.num_items, HSTU(16, layers=1, max_length=32, dropout=0.0))
     small.fit(other, data, tmp_path, limit_train_batches=1)
     start = str(small.saved(other, tmp_path / "hstu.ckpt"))

@@ -55,7 +55,7 @@ def policy(request: pytest.FixtureRequest, data) -> CodePolicy:
 
 
 @torch.no_grad()
-def test_walk_teacher_forcing_and_a_full_beam_agree(policy, batch, monkeypatch):
+def test_code_policy_walk_teacher_forcing_and_full_beam_agree(policy, batch, monkeypatch):
     state, items = policy.encode(batch), policy.num_items
     logp_TV = policy.log_probs(state)
     forced_TV = policy._descend(state, follow(policy.trie, torch.arange(1, items + 1).expand(len(state), -1)))[1]
@@ -94,7 +94,7 @@ def test_ranks_within_k_read_few_prefixes(data, batch, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_beam_widens_where_a_list_may_not_be_exact_until_it_is(data, batch, monkeypatch):
+def test_beam_widens_until_lists_are_exact(data, batch, monkeypatch):
     """Whatever the weights; of eight draws of them, the fixed beam proves some lists and misses some."""
     beam, proved, missed = 2, 0, 0
     for seed in range(8):
@@ -130,7 +130,7 @@ def watched(policy, state, seen_N, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
+def test_beam_memory_is_bounded(data, batch, monkeypatch):
     policy = made(data.num_items, [4, 5, 6], beam=3, widest=0)
     state = policy.encode(batch)
     score_TK, _ = policy.top_k(state, 3)
@@ -144,7 +144,7 @@ def test_a_beam_over_nodes_holds_few_vectors_at_once(data, batch, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("beam", [1, 3, 7])
-def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, batch, beam):
+def test_narrow_beam_returns_each_unseen_item_once(data, batch, beam):
     policy = made(data.num_items, SIZES["three levels"], beam=beam, widest=beam)
     prefix_V = policy.trie.node_VS[:, 0]
     seen_X = torch.stack([torch.zeros(data.num_items).long(), torch.arange(1, data.num_items + 1)])
@@ -163,7 +163,7 @@ def test_a_narrow_beam_shows_unseen_items_once_and_as_many_as_there_are(data, ba
 
 
 @torch.no_grad()
-def test_a_memory_of_any_strength_leaves_probabilities(data, batch):
+def test_code_policy_with_memory_is_normalised_at_any_strength(data, batch):
     policy = small.with_memory(made(data.num_items, [6, 8]))
     policy.memory.strength = 500.0
     logp_TV = policy.log_probs(policy.encode(batch))
@@ -172,7 +172,7 @@ def test_a_memory_of_any_strength_leaves_probabilities(data, batch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_the_prior_weighs_a_node_by_the_events_below_it(data, batch, sizes):
+def test_code_policy_prior_counts_events_below_a_node(data, batch, sizes):
     policy = made(data.num_items, sizes)
     state, count_V = policy.encode(batch), policy.count_V
     policy.prior_strength = 0.0
@@ -199,7 +199,7 @@ def _shares(logp_TV, node_V, own_V, first):
     return mass_TN / mass_TN.sum(dim=1, keepdim=True)
 
 
-def test_the_loss_has_the_gradient_of_the_walk(policy, batch):
+def test_code_policy_loss_has_the_gradient_of_the_walk(policy, batch):
     item_T, weight_T = batch.target_T.clamp(min=1), torch.linspace(0, 1, len(batch.target_T))
     gradients = []
     for walks in (False, True):
@@ -217,7 +217,7 @@ def test_the_loss_has_the_gradient_of_the_walk(policy, batch):
 
 
 @torch.no_grad()
-def test_the_future_and_the_padding_are_not_seen(policy, batch):
+def test_code_policy_ignores_future_and_padding(policy, batch):
     for column in (int(batch.column_T.min()), int(batch.column_T.max())):
         own_T, item_BL = batch.column_T <= column, batch.item_BL.clone()
         item_BL[:, column + 1 :] = 5  # later events of each row, and padding; padding alone
@@ -227,14 +227,14 @@ def test_the_future_and_the_padding_are_not_seen(policy, batch):
 
 
 @torch.no_grad()
-def test_bfloat16_keeps_probabilities_normalised(policy, batch):
+def test_code_policy_is_normalised_in_bfloat16(policy, batch):
     with torch.autocast("cpu", torch.bfloat16):
         logp_TV = policy.log_probs(policy.encode(batch))
     assert logp_TV.dtype == torch.float32
     assert (logp_TV.double().exp().sum(dim=1) - 1).abs().max() < 1e-5
 
 
-def test_no_state_has_a_size_of_targets_times_history(policy, batch):
+def test_code_policy_states_do_not_grow_with_targets_times_history(policy, batch):
     state = policy.encode(batch)
     tensors = [state.window.keys, state.first_TD, *(x for past in state.past for x in past)]
     assert max(x.numel() for x in tensors) <= 16 * max(batch.item_BL.numel(), len(state))

@@ -91,7 +91,7 @@ def policy(request: pytest.FixtureRequest, data) -> Policy:
 
 
 @torch.no_grad()
-def test_a_batch_without_targets_has_states_without_rows(policy, batch):
+def test_policy_methods_accept_batches_without_targets(policy, batch):
     none = batch.keep(torch.zeros(len(batch.target_T), dtype=torch.bool))
     state, item_TC = policy.encode(none), torch.ones(0, 3, dtype=torch.int64)
     nothing_seen = torch.empty(2, 0, dtype=torch.int64)
@@ -104,7 +104,7 @@ def test_a_batch_without_targets_has_states_without_rows(policy, batch):
 
 
 @torch.no_grad()
-def test_probabilities_are_over_the_catalogue(policy, batch):
+def test_log_probs_are_normalised_over_the_catalogue(policy, batch):
     logp_TV = policy.log_probs(policy.encode(batch))
     assert logp_TV.shape == (len(batch.target_T), policy.num_items)
     torch.testing.assert_close(logp_TV.exp().sum(dim=1), torch.ones(len(logp_TV)))
@@ -112,7 +112,7 @@ def test_probabilities_are_over_the_catalogue(policy, batch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("candidates", [2, 200])
-def test_one_item_candidates_and_catalogue_agree(policy, batch, candidates):
+def test_log_prob_of_item_candidates_and_catalogue_agree(policy, batch, candidates):
     state = policy.encode(batch)
     logp_TV = policy.log_probs(state)
     random = torch.Generator().manual_seed(0)
@@ -127,7 +127,7 @@ def test_one_item_candidates_and_catalogue_agree(policy, batch, candidates):
 
 @pytest.mark.parametrize("policy", ["prior", "memory", "codes with memory", "node codes"], indirect=True)
 @torch.no_grad()
-def test_ranks_under_several_strengths_are_those_under_each(policy, batch):
+def test_ranks_by_strengths_equal_ranks_under_each(policy, batch):
     policy.set_counts(torch.arange(policy.num_items) ** 2)
     state, strengths = policy.encode(batch), [(3.0, 0.5), (0.0, 0.0), (1.0, 2.0)]
     found = policy.ranks_by_strengths(state, batch.target_T, policy.num_items, batch.seen_N, strengths)
@@ -138,7 +138,7 @@ def test_ranks_under_several_strengths_are_those_under_each(policy, batch):
 
 
 @torch.no_grad()
-def test_ranks_are_those_counted_by_hand_and_a_miss_is_0(policy, batch):
+def test_ranks_equal_a_plain_count_and_a_miss_is_0(policy, batch):
     state = policy.encode(batch)
     ranks = policy.ranks(state, batch.target_T, batch.seen_N).tolist()
     bounds = small.naive_ranks(policy.log_probs(state), batch.target_T, batch.seen_N)
@@ -149,7 +149,7 @@ def test_ranks_are_those_counted_by_hand_and_a_miss_is_0(policy, batch):
 
 
 @torch.no_grad()
-def test_what_is_shown_is_the_best_of_what_was_not_seen(policy, batch):
+def test_top_k_returns_the_best_unseen_items(policy, batch):
     state = policy.encode(batch)
     score_TK, item_TK = policy.top_k(state, 10, batch.seen_N)
     logp_TV = policy.log_probs(state)
@@ -162,7 +162,7 @@ def test_what_is_shown_is_the_best_of_what_was_not_seen(policy, batch):
 
 
 @torch.no_grad()
-def test_samples_follow_the_probabilities(policy, batch):
+def test_sample_follows_the_probabilities(policy, batch):
     torch.manual_seed(0)
     state = policy.encode(batch)[:2]
     drawn = policy.sample(state, 20_000)
@@ -174,7 +174,7 @@ def test_samples_follow_the_probabilities(policy, batch):
 
 
 @torch.no_grad()
-def test_what_a_policy_overrides_says_what_the_protocol_says(policy, batch, monkeypatch):
+def test_overridden_policy_methods_equal_the_protocols(policy, batch, monkeypatch):
     monkeypatch.setattr(policy_file, "ROWS", 3)  # stretches of states, seen pairs each with their own
     state = policy.encode(batch)
     for method, arguments in [
@@ -188,7 +188,7 @@ def test_what_a_policy_overrides_says_what_the_protocol_says(policy, batch, monk
     assert policy.top_k(state, 5, batch.seen_N)[1].equal(Policy.top_k(policy, state, 5, batch.seen_N)[1])
 
 
-def test_the_loss_of_a_sequence_policy_has_the_gradient_of_its_log_probs(data, batch):
+def test_weighted_nll_has_the_gradient_of_log_probs(data, batch):
     policy = sequence_policy(data.num_items)
     item_T, weight_T = batch.target_T.clamp(min=1), torch.linspace(0, 1, len(batch.target_T))
     gradients = []
@@ -207,7 +207,7 @@ def with_reward(batch, column: int):
 
 
 @torch.no_grad()
-def test_the_reward_of_an_event_is_seen_after_it_and_never_before(data):
+def test_feedback_is_seen_after_its_event_and_never_before(data):
     policy = sequence_policy(data.num_items, feedback=True).eval()
     torch.nn.init.normal_(policy.past_rewards.project.weight)
     batch = small.batch_of(data, "train", rows=1)
@@ -217,7 +217,7 @@ def test_the_reward_of_an_event_is_seen_after_it_and_never_before(data):
     assert not same_T[batch.column_T >= 5].any()
 
 
-def test_histories_longer_than_the_encoder_are_refused():
+def test_read_refuses_histories_longer_than_the_encoder():
     policy = SequencePolicy(Pooled(4, max_length=3), 5)
     ids = torch.ones(1, 4, dtype=torch.long)
     one = torch.zeros(1, dtype=torch.long)

@@ -57,13 +57,13 @@ def figures(policy, batch):
     ]
 
 
-def test_at_strength_0_counts_change_nothing(policy, batch):
+def test_prior_of_strength_0_changes_nothing(policy, batch):
     plain = copy.deepcopy(policy)
     plain.set_counts(torch.zeros(policy.num_items))
     assert all(a.equal(b) for a, b in zip(figures(policy, batch), figures(plain, batch), strict=True))
 
 
-def test_it_is_added_to_the_log_probabilities_and_renormalised(policy, batch):
+def test_prior_is_added_to_log_probabilities_and_renormalised(policy, batch):
     plain_TV = policy.log_probs(policy.encode(batch))
     policy.prior_strength = 1.3
     log_count_V = (torch.arange(policy.num_items) ** 2 + 0.5).log()
@@ -72,7 +72,7 @@ def test_it_is_added_to_the_log_probabilities_and_renormalised(policy, batch):
 
 
 @given(st.lists(st.integers(0, 10**7), min_size=2, max_size=20), st.floats(-2, 2), st.floats(1, 50))
-def test_the_bound_holds_for_any_counts(counts, strength, scale):
+def test_prior_bound_holds_for_any_counts(counts, strength, scale):
     prior = ItemPrior(len(counts))
     prior.set_counts(torch.tensor(counts))
     prior.strength = strength
@@ -87,7 +87,7 @@ def test_the_bound_holds_for_any_counts(counts, strength, scale):
     assert added_V.abs().max() <= prior.bound(scale) * (1 + 1e-5) + rounding
 
 
-def test_it_goes_with_the_weights_and_is_not_trained(policy):
+def test_prior_is_in_the_state_dict_and_not_trained(policy):
     policy.prior_strength = 0.3
     assert not any("prior" in name for name, _ in policy.named_parameters())
     other = SequencePolicy(small.encoder(), policy.num_items, temperature=0.3)
@@ -96,7 +96,7 @@ def test_it_goes_with_the_weights_and_is_not_trained(policy):
     assert copy.deepcopy(policy).prior_strength == 0.3
 
 
-def test_a_policy_without_a_prior_says_so():
+def test_policy_without_a_prior_refuses_a_strength():
     policy = SameForAll(torch.zeros(5))
     policy.set_counts(torch.ones(5))
     policy.prior_strength = 0.0
@@ -105,7 +105,7 @@ def test_a_policy_without_a_prior_says_so():
         policy.prior_strength = 0.5
 
 
-def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back(policy, batch):
+def test_training_pass_turns_priors_off_and_restores_them(policy, batch):
     other = copy.deepcopy(policy)
     cloned_TV = policy.log_probs(policy.encode(batch))
     small.with_memory(policy).prior_strength, other.prior_strength = 0.5, 1.5
@@ -117,7 +117,7 @@ def test_without_their_priors_policies_are_as_they_were_cloned_and_get_them_back
 
 
 @torch.no_grad()
-def test_bfloat16_rounds_no_log_probability_over_the_catalogue(policy, batch):
+def test_log_probs_ignore_autocast(policy, batch):
     policy.temperature, state = 0.05, policy.encode(batch)
     exact_TV = policy.log_probs(state)
     with torch.autocast("cpu", torch.bfloat16):

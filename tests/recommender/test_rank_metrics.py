@@ -13,7 +13,7 @@ from recalign.recommender.rank_metrics import RankMetrics, gain_ndcg, hit, recip
 @pytest.mark.parametrize(
     "column", [np.array, torch.tensor, lambda x: pl.Series(x, dtype=pl.UInt32)], ids=["numpy", "torch", "polars"]
 )
-def test_gains_by_hand(column):
+def test_gain_ndcg_values(column):
     rank = column([0, 1, 3, 10, 11])
     assert list(hit(rank, 10)) == [False, True, True, True, False]
     assert list(gain_ndcg(rank, 10)) == pytest.approx([0, 1, 1 / 2, 1 / np.log2(11), 0])
@@ -21,7 +21,7 @@ def test_gains_by_hand(column):
     assert list(reciprocal(rank)) == pytest.approx([0, 1, 1 / 3, 1 / 10, 1 / 11])
 
 
-def test_means_by_hand():
+def test_rank_metrics_means():
     metric = RankMetrics(ks=(1, 10))
     metric.update(torch.tensor([0, 1, 3, 11]))
     assert {name: value.item() for name, value in metric.compute().items()} == pytest.approx(
@@ -31,7 +31,7 @@ def test_means_by_hand():
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40), st.randoms())
-def test_batches_and_order_change_no_bit(ranks, random):
+def test_rank_metrics_do_not_depend_on_batches_or_order(ranks, random):
     at_once, in_parts = RankMetrics(), RankMetrics()
     at_once.update(torch.tensor(ranks))
     random.shuffle(ranks)

@@ -25,7 +25,7 @@ NUMBERS = pl.Series([8, 10, 104257], dtype=pl.UInt32)
         ([8], TEXT, ["8"]),
     ],
 )
-def test_ids_are_read_as_the_log_would_read_them(asked: list, known: pl.Series, found: list):
+def test_recommend_reads_user_ids_as_the_log_does(asked: list, known: pl.Series, found: list):
     assert require_users(asked, known).to_list() == found
 
 
@@ -38,14 +38,14 @@ def test_ids_are_read_as_the_log_would_read_them(asked: list, known: pl.Series, 
         ("anna", "is not a list of users"),
     ],
 )
-def test_users_that_the_log_does_not_have(asked: list, said: str):
+def test_recommend_refuses_unknown_users(asked: list, said: str):
     with pytest.raises(InputError) as refused:
         require_users(asked, TEXT)
     assert str(refused.value).startswith("users: ")
     assert said in str(refused.value)
 
 
-def test_a_user_whose_items_all_are_too_rare_gets_nothing(log_root, tmp_path):
+def test_recommend_gives_users_without_known_items_nothing(log_root, tmp_path):
     log = pl.read_csv(log_root / "small.csv")
     rare = pl.DataFrame({"user": [999], "item": [999], "rating": [5], "timestamp": [10**6]}).cast(log.schema)
     pl.concat([log, rare]).write_csv(tmp_path / "rare.csv")
@@ -58,7 +58,7 @@ def test_a_user_whose_items_all_are_too_rare_gets_nothing(log_root, tmp_path):
     assert [(row["user"], row["rank"]) for row in others] == [(1, 1), (1, 2), (1, 3)]
 
 
-def test_after_the_end_histories_are_in_the_order_of_time(log_root):
+def test_recommend_reads_histories_in_the_order_of_time(log_root):
     """Test events that lie between others come last in the log's order of parts."""
     given = {"split": Where("rating > 4", 0.2), "users": "all", "max_length": 4}
     data = small.data_of(RecommenderData, log_root, "tastes", **given)

@@ -32,12 +32,12 @@ def requests_of(*requests: tuple[list[int], list[float]]) -> pl.DataFrame:
         ([1, 0], [-math.inf, 0], 0, 1 / math.log2(3)),
     ],
 )
-def test_within_a_request_by_hand(chosen, scores, auc, ndcg):
+def test_rank_shown_auc_and_ndcg_within_a_request(chosen, scores, auc, ndcg):
     found = within_requests(requests_of((chosen, scores)))
     assert found.row(0, named=True) == pytest.approx({"event": 0, AUC: auc, NDCG: ndcg})
 
 
-def test_requests_do_not_see_each_other():
+def test_rank_shown_requests_are_independent():
     one, other = ([1, 0, 0], [3.0, 2, 1]), ([0, 1], [9.0, 8])
     assert within_requests(requests_of(one, other))[AUC].to_list() == [1, 0]
 
@@ -56,7 +56,7 @@ def log_of(folder: Path) -> EventDataModule:
     return EventDataModule(log, "click", None, LeaveLast(2, 1), str(folder), cache=False, max_length=4, batch_tokens=16)
 
 
-def test_items_are_scored_at_the_history_before_their_request(tmp_path):
+def test_rank_shown_scores_at_the_history_before_the_request(tmp_path):
     data = log_of(tmp_path)
     asked: list[tuple[int, int, int]] = []
 
@@ -82,7 +82,7 @@ def test_items_are_scored_at_the_history_before_their_request(tmp_path):
         assert auc == pytest.approx(np.mean([one > other for one in good for other in bad]))
 
 
-def test_without_such_requests_there_is_nothing_to_rank(tmp_path):
+def test_rank_shown_is_empty_without_requests_to_rank(tmp_path):
     data = log_of(tmp_path)
     made = data.sequences
     data.sequences = dataclasses.replace(made, skipped=made.skipped.with_columns(request=pl.col("request") + 1_000))

@@ -20,7 +20,7 @@ def data(log_root):
     return small.data_of(RecommenderData, log_root)
 
 
-def test_the_loss_is_the_mean_negative_log_likelihood(data, tmp_path):
+def test_cloning_loss_is_the_mean_negative_log_likelihood(data, tmp_path):
     torch.manual_seed(0)
     module = Recommender(data.num_items, small.encoder(), temperature=0.3)
     batch = small.batch_of(data, "train")
@@ -57,14 +57,14 @@ def seeing_rewards(log_root, folder, change=RATING, **settings):
     ]
 
 
-def test_the_unit_of_rewards_that_are_seen_does_not_matter(log_root, tmp_path):
+def test_feedback_does_not_depend_on_the_unit_of_rewards(log_root, tmp_path):
     _, plain = seeing_rewards(log_root, tmp_path)
     _, far = seeing_rewards(log_root, tmp_path, 1000 * RATING - 40_000, high=small.High("reward >= -36000"))
     for one, other in zip(plain, far, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_cloning_learns_nothing_from_the_rewards_of_judges_users(log_root, tmp_path):
+def test_cloning_ignores_rewards_of_judges_users(log_root, tmp_path):
     data, plain = seeing_rewards(log_root, tmp_path)
     in_a = data.sequences.users.filter(pl.Series(data.sequences.users_in("A"))).implode()
     for whose, same in ((~pl.col("user").is_in(in_a), True), (pl.col("user").is_in(in_a), False)):
@@ -73,13 +73,13 @@ def test_cloning_learns_nothing_from_the_rewards_of_judges_users(log_root, tmp_p
 
 
 @pytest.mark.parametrize("same", [3.0, 0.1, 0.7])  # the mean of some equal numbers is another one, by rounding
-def test_rewards_that_are_to_be_seen_must_differ(data, log_root, tmp_path, same):
+def test_feedback_refuses_equal_rewards(data, log_root, tmp_path, same):
     in_a = data.sequences.users.filter(pl.Series(data.sequences.users_in("A"))).implode()
     with pytest.raises(InputError, match=r"model\.feedback: the policy reads past rewards"):
         seeing_rewards(log_root, tmp_path, pl.when(pl.col("user").is_in(in_a)).then(same).otherwise(RATING), high=None)
 
 
-def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):
+def test_validation_logs_ranks_of_all_and_of_high_targets(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     trainer = small.trainer_of(tmp_path)
     figures = {**trainer.validate(module, data, verbose=False)[0], **trainer.test(module, data, verbose=False)[0]}
@@ -96,7 +96,7 @@ def test_ranks_are_logged_for_all_and_for_high_targets(data, tmp_path):
     assert not batch.high_T.all()
 
 
-def test_events_are_counted_and_continue_to_count(data, tmp_path):
+def test_events_are_counted_across_a_resumed_run(data, tmp_path):
     module = Recommender(data.num_items, small.encoder())
     small.fit(module, data, tmp_path, epochs=2)
     assert module.events == 2 * len(data.training().in_memory().target)
@@ -122,7 +122,7 @@ def test_predict_writes_raw_ids_of_unseen_items(data, tmp_path):
     assert first["score"].is_sorted(descending=True)
 
 
-def test_the_likelihood_is_of_known_targets_and_of_small_catalogues(data, tmp_path, monkeypatch):
+def test_validation_nll_covers_known_targets_and_skips_large_catalogues(data, tmp_path, monkeypatch):
     module, batch = Recommender(data.num_items, small.encoder()).eval(), small.batch_of(data)
     known_T = torch.arange(len(batch.target_T)) % 3 > 0
     with torch.no_grad():

@@ -34,7 +34,7 @@ def effects(rng, users=USERS, items=ITEMS, events=20_000, of_user=0.7, of_item=0
 
 
 @pytest.mark.parametrize("events_an_item", [8, 40])
-def test_reliability_is_that_of_the_formula(events_an_item):
+def test_split_half_reliability_equals_the_formula(events_an_item):
     """Every event by another user: sigma_b^2 / (sigma_b^2 + (sigma_a^2 + sigma_e^2) / n)."""
     rng, items = np.random.default_rng(2), 2000
     item_N = np.repeat(np.arange(items), events_an_item)
@@ -45,7 +45,7 @@ def test_reliability_is_that_of_the_formula(events_an_item):
 
 
 @pytest.mark.parametrize("of_user", [0.0, 2.0])
-def test_a_useless_reward_has_no_reliability(of_user):
+def test_split_half_reliability_of_noise_is_zero(of_user):
     """Even where users differ much and come back to the same items: halves are of users."""
     found = []
     for seed in range(10):
@@ -104,7 +104,7 @@ def figure(found, reward, name, other=None):
     return row.select("value", "ci_low", "ci_high").row(0)
 
 
-def test_contents_are_those_of_training_rows():
+def test_training_figures_use_training_rows():
     frame = events()
     known = pl.when(pl.col("row") % 3 == 0).then(pl.col("good"))
     found = compare_rewards(frame.with_columns(rare=known), named(rare="rare"))
@@ -119,7 +119,7 @@ def test_contents_are_those_of_training_rows():
     )
 
 
-def test_who_is_judged_by_whom(compared):
+def test_agreement_rows_name_ranking_and_judge(compared):
     for ranked in ("good", "proxy"):
         for judge in ("good", "proxy"):
             assert figure(compared, ranked, "pairwise", judge)[1] > 0.5
@@ -132,7 +132,7 @@ def test_who_is_judged_by_whom(compared):
     assert figure(compared, "bad", "pairwise_minus_own", "good")[2] < 0
 
 
-def test_a_useless_reward_is_seen_to_be_one(compared):
+def test_compare_rewards_exposes_a_useless_reward(compared):
     assert figure(compared, "noise", "reliability")[0] < 0.4
     assert figure(compared, "noise", "r2/item")[0] < 0.01
     assert figure(compared, "good", "reliability")[0] > 0.95
@@ -142,7 +142,7 @@ def test_a_useless_reward_is_seen_to_be_one(compared):
     assert abs(figure(compared, "good", "correlation/event", "noise")[0]) < 0.05
 
 
-def test_pairs_by_hand():
+def test_agreement_pairwise_values():
     """Item 0 has the better mean. Each user's two validation events are on both; three of four say so."""
     rows = [(u, i, TRAIN, 1.0 - i) for u in range(MIN_USERS) for i in (0, 1, 0)]
     rows += [(u, i, VALIDATION, float((i == 0) == (u % 4 > 0))) for u in range(MIN_USERS) for i in (0, 1)]
@@ -158,7 +158,7 @@ def test_pairs_by_hand():
     assert "two validation events that the judge values differently" in render(few)
 
 
-def test_scaling_a_reward_changes_its_moments_alone():
+def test_scaling_a_reward_changes_only_its_moments():
     found = compare_rewards(events(), named(x="good", y="3 * good + 7"), "length")
     moments = ("mean", "sd", "min", "q10", "median", "q90", "max")
     x, y = (
@@ -175,7 +175,7 @@ def test_scaling_a_reward_changes_its_moments_alone():
     assert figure(found, "x", "correlation/event", "y")[0] == pytest.approx(1)
 
 
-def test_the_test_part_is_not_read():
+def test_compare_rewards_ignores_test_events():
     """Values that no reward may have, in rows of the test: they would be an error, or change a figure."""
     frame, spoiled = (
         events(),
@@ -192,7 +192,7 @@ def test_the_test_part_is_not_read():
     assert "The test split was not read" in render(one)
 
 
-def test_repeated_views_say_what_is_noise():
+def test_training_figures_noise_from_repeats():
     frame = events()
     twice = pl.concat([frame, frame.with_columns(pl.col("timestamp") + 1)]).sort("user", "split", maintain_order=True)
     rng = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def test_repeated_views_say_what_is_noise():
         ("item + good", "reads item, which recalign reserves for its own columns"),
     ],
 )
-def test_a_candidate_that_cannot_be_used_is_named(expression, said):
+def test_candidate_values_name_an_unusable_candidate(expression, said):
     with pytest.raises(InputError) as error:
         candidate_values(events().filter(pl.col("split") != TEST), named(mine=expression))
     assert error.value.where == "rewards.mine"
@@ -220,12 +220,12 @@ def test_a_candidate_that_cannot_be_used_is_named(expression, said):
 
 
 @pytest.mark.parametrize("against", ["word", "nothing", "item", "split"])
-def test_a_column_to_correlate_with_is_numeric(against):
+def test_compare_rewards_against_needs_a_numeric_column(against):
     with pytest.raises(InputError, match="is not a numeric column"):
         compare_rewards(events(), ALL, against)
 
 
-def test_the_logs_own_reward_is_a_candidate():
+def test_with_own_reward_adds_the_logs_reward():
     own = Candidate("stars")
     assert with_own_reward({"a": "x"}, own) == {"reward": Candidate("reward"), "a": Candidate("x")}
     assert with_own_reward({"a": "stars"}, own) == {"a": own}  # the same
@@ -240,7 +240,7 @@ def test_the_logs_own_reward_is_a_candidate():
 
 
 @pytest.mark.parametrize("wrong", [{"rewrad": "x"}, {"reward": "x", "typo": 1}, {"reward": "x", "relative_to": "y"}])
-def test_settings_that_describe_no_reward_are_refused(wrong):
+def test_with_own_reward_refuses_wrong_settings(wrong):
     with pytest.raises(InputError, match="does not describe a reward") as error:
         with_own_reward({"a": wrong}, None)
     assert error.value.where == "rewards.a"
@@ -249,7 +249,7 @@ def test_settings_that_describe_no_reward_are_refused(wrong):
 # -- command
 
 
-def test_the_command_prints_and_saves(log_root, tmp_path, capsys):
+def test_rewards_command_prints_and_saves(log_root, tmp_path, capsys):
     data = small.data_of(EventDataModule, log_root, "tastes", users="all", high=High("reward >= 4"))
     out = tmp_path / "rewards.csv"
     command(data=data, rewards={"liked": "rating >= 4"}, against="rating", out=out)
@@ -261,7 +261,7 @@ def test_the_command_prints_and_saves(log_root, tmp_path, capsys):
     assert "The test split was not read" in said
 
 
-def test_items_that_only_features_know_are_not_measured(tmp_path, capsys):
+def test_compare_log_rewards_leaves_out_cold_items(tmp_path, capsys):
     """Cold items have no mean of their own; they are chosen at the end of this log."""
     data = featured.data_of(featured.write(tmp_path), split=TimeSplit(cuts=[0.9, 0.97]))
     measured = data.sequences.frame.filter(pl.col("split") == VALIDATION)["item_id"]
@@ -272,7 +272,7 @@ def test_items_that_only_features_know_are_not_measured(tmp_path, capsys):
     assert sizes.to_list() == [len(measured) - cold]
 
 
-def test_the_duration_that_high_is_within_is_looked_at(log_root, capsys):
+def test_compare_log_rewards_correlates_with_the_column_of_high(log_root, capsys):
     high = High(quantile=0.75, within="timestamp_s")
     frame = pl.read_csv(log_root / "tastes.csv").with_columns(timestamp_s=pl.col("timestamp") % 7)
     frame.write_csv(log_root / "lengths.csv")
@@ -281,7 +281,7 @@ def test_the_duration_that_high_is_within_is_looked_at(log_root, capsys):
 
 
 @pytest.mark.parametrize("apart", [0, 3600])
-def test_rows_that_were_logged_twice_are_no_second_reward(log_root, apart):
+def test_compare_log_rewards_ignores_duplicate_rows_in_noise(log_root, apart):
     frame = pl.read_csv(log_root / "tastes.csv")
     again = frame.with_columns(pl.col("timestamp") + apart)
     pl.concat([frame, again]).write_csv(log_root / "twice.csv")

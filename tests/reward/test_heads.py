@@ -19,14 +19,14 @@ def started(head, rewards=STARS):
     return head
 
 
-def test_a_mean_is_its_score_and_costs_its_square():
+def test_mean_head_expects_the_score_and_has_squared_loss():
     score, z = torch.tensor([[1.0, -2.0]]), torch.tensor([0.0, 1.0])
     assert MeanHead().expected(score).equal(score)
     assert MeanHead().loss(score, z).tolist() == [[1.0, 9.0]]
 
 
 @torch.no_grad()
-def test_an_untrained_ordinal_head_expects_what_the_averages_do():
+def test_untrained_ordinal_head_expects_the_averages():
     head = started(OrdinalHead())
     score = torch.linspace(-0.5, 0.5, 11)
     expected = head.expected(score)
@@ -39,7 +39,7 @@ def test_an_untrained_ordinal_head_expects_what_the_averages_do():
 
 
 @torch.no_grad()
-def test_the_ordinal_loss_by_hand():
+def test_ordinal_loss_value():
     head = started(OrdinalHead())
     z = torch.tensor([(3.0 - MEAN) / SCALE], dtype=torch.float32)
     share = np.array([(level < STARS).mean() for level in (1, 2, 3, 4)])  # at score 0: the training shares
@@ -47,7 +47,7 @@ def test_the_ordinal_loss_by_hand():
     assert head.loss(torch.zeros(1, 1), z).item() == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_levels_come_back_with_the_recipe():
+def test_ordinal_levels_are_in_the_recipe():
     head = started(OrdinalHead())
     again = build_net(recipe(head))
     again.load_state_dict(head.state_dict())
@@ -55,7 +55,7 @@ def test_levels_come_back_with_the_recipe():
     assert again.expected(torch.ones(3)).equal(head.expected(torch.ones(3)))
 
 
-def test_rewards_outside_the_levels_are_refused():
+def test_ordinal_head_refuses_rewards_outside_the_levels():
     started(OrdinalHead([0, 1, 2, 3, 4, 5]))  # a level that nobody gave is no harm
     single = np.repeat(np.float32([0.1, 0.2, 0.3]), [1, 2, 3]).astype(np.float64)  # a column of float32
     threshold = [started(OrdinalHead([0.1, 0.2, 0.3]), one).threshold_J for one in (single, single.round(1))]

@@ -35,7 +35,7 @@ def rmse(factors, test) -> float:
     return float(np.sqrt(np.square(factors.expected(user_N, item_N) - reward_N).mean()))
 
 
-def test_it_finds_the_noise_and_the_spread_of_levels():
+def test_factorization_finds_noise_and_spread_of_biases():
     train, _ = log(0.5, 0.5)
     found = fit_variational_mf(*train, (150, 80), 2)
     assert found.noise == pytest.approx(0.25, rel=0.1)
@@ -43,7 +43,7 @@ def test_it_finds_the_noise_and_the_spread_of_levels():
     assert found.items.precision_F[0] == pytest.approx(4, rel=0.35)
 
 
-def test_taste_that_is_not_there_vanishes():
+def test_factorization_drops_unsupported_factors():
     train, _ = log(0.0, 1.0)
     found = fit_variational_mf(*train, (150, 80), 4)
     contribution_UI = found.users.mean_RF[:, 1:] @ found.items.mean_RF[:, 1:].T
@@ -51,7 +51,7 @@ def test_taste_that_is_not_there_vanishes():
     assert found.ridge_F[1:].min() > 10 * found.ridge_F[0]
 
 
-def test_the_traits_where_they_are_known_are_worth_more_than_those_that_are_found():
+def test_factorization_with_known_features_beats_latent_factors():
     train, test, q_IR = log(0.3, 1.0, traits=True)
     known, found = (fit_variational_mf(*train, (150, 80), 2, z_IK) for z_IK in (2 * q_IR, None))
     assert rmse(known, test) < 0.98 * rmse(found, test)
@@ -59,7 +59,7 @@ def test_the_traits_where_they_are_known_are_worth_more_than_those_that_are_foun
 
 
 @pytest.mark.parametrize("taste", [0.0, 0.5])
-def test_what_is_known_and_tells_nothing_vanishes(taste):
+def test_factorization_drops_useless_features(taste):
     train, test = log(taste, 1.0)
     chance_IK = np.random.default_rng(1).normal(size=(80, 16))
     with_it, without = (fit_variational_mf(*train, (150, 80), 2, z_IK) for z_IK in (chance_IK, None))
@@ -69,7 +69,7 @@ def test_what_is_known_and_tells_nothing_vanishes(taste):
 
 
 @pytest.mark.parametrize("known", [0, 2])
-def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it(known):
+def test_self_influence_equals_refitting_without_the_event(known):
     train, _, q_IR = log(0.5, 0.5, traits=True)
     user_N, item_N, reward_N = train
     found, left = fit_variational_mf(*train, (150, 80), 2, q_IR[:, :known]), 7
@@ -87,7 +87,7 @@ def test_what_an_event_did_to_its_own_item_is_what_is_gone_without_it(known):
 
 
 @pytest.mark.parametrize(("users", "items"), [(300, 100), (150, 60)])
-def test_items_that_explain_their_rewards_to_the_last_digit_leave_numbers(users, items):
+def test_factorization_is_finite_for_an_exact_fit(users, items):
     rng = np.random.default_rng(0)
     quality_I = rng.normal(size=items)
     user_N = np.repeat(np.arange(users), items // 2)
@@ -100,7 +100,7 @@ def test_items_that_explain_their_rewards_to_the_last_digit_leave_numbers(users,
     assert np.abs(found.self_influence(user_N, item_N, reward_N)).max() < 0.02  # of 75 and more that agree
 
 
-def test_however_it_is_cut_into_blocks_it_is_the_same(monkeypatch):
+def test_factorization_does_not_depend_on_blocks(monkeypatch):
     train, _, q_IR = log(0.5, 0.5, traits=True)
     user_N, item_N, reward_N = (x_N[7:] for x_N in train)  # so that users differ in how much they have
     log_of = 3 * user_N, item_N, reward_N  # and many have nothing
@@ -115,7 +115,7 @@ def test_however_it_is_cut_into_blocks_it_is_the_same(monkeypatch):
     assert (whole.users.variance_RF[1::3] > 0).all()
 
 
-def test_it_stops_when_little_changes(monkeypatch):
+def test_factorization_stops_when_noise_hardly_changes(monkeypatch):
     calls = []
     update = module._update
     monkeypatch.setattr(module, "_update", lambda *inputs: calls.append(1) or update(*inputs))
@@ -126,7 +126,7 @@ def test_it_stops_when_little_changes(monkeypatch):
     assert rmse(early, test) < 1.005 * rmse(fit_variational_mf(*train, (150, 80), 8), test)
 
 
-def test_a_fit_that_is_no_number_is_never_the_best(log_root, monkeypatch):
+def test_choose_factorization_never_takes_nan(log_root, monkeypatch):
     def broken(user_N, item_N, reward_N, size, rank, features_RK):
         found = fit_variational_mf(user_N, item_N, reward_N, size, rank, features_RK)
         return dataclasses.replace(found, mean=float("nan")) if rank == 2 else found

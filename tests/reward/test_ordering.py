@@ -42,7 +42,7 @@ def said_of(data, folder, **settings):
 
 
 @pytest.mark.slow
-def test_tastes_that_nobody_could_miss_are_a_signal(brief, tmp_path):
+def test_strong_tastes_are_a_signal(brief, tmp_path):
     said = said_of(data_of(brief), tmp_path, epochs=3)
     assert (said["judged_on"], said["ordered_on"]) == ("validation", OTHERS)
     assert said["verdict"] in ("moderate", "strong")
@@ -55,7 +55,7 @@ def test_tastes_that_nobody_could_miss_are_a_signal(brief, tmp_path):
 
 
 @pytest.mark.parametrize("users", ["all", "A"])
-def test_with_nobody_or_36_users_kept_apart_it_is_not_measured(log_root, tmp_path, users):
+def test_verdict_with_few_held_out_users_is_not_measured(log_root, tmp_path, users):
     said = said_of(data_of(log_root, "tastes", users=users), tmp_path)
     assert (said["verdict"], said["ordered_on"]) == ("not_measured", None)
     assert "data.users" in said["implication"]
@@ -63,7 +63,7 @@ def test_with_nobody_or_36_users_kept_apart_it_is_not_measured(log_root, tmp_pat
     assert said["validation"]["table"]["model"]["rmse"][0] > 0
 
 
-def test_validation_rewards_that_are_all_the_same_are_not_measured(log_root, tmp_path):
+def test_verdict_with_equal_validation_rewards_is_not_measured(log_root, tmp_path):
     log = pl.read_csv(log_root / "tastes.csv").sort("user", "timestamp", maintain_order=True)
     from_end = pl.len().over("user") - pl.int_range(pl.len()).over("user")
     same = log.with_columns(rating=pl.when(from_end == 2).then(4).otherwise(pl.col("rating")))
@@ -73,14 +73,14 @@ def test_validation_rewards_that_are_all_the_same_are_not_measured(log_root, tmp
     assert (said["reliability"], said["noise"]["ceiling"]) == (0.0, None)
 
 
-def test_validation_is_ordered_where_enough_users_have_a_pair(log_root, tmp_path):
+def test_pairwise_uses_validation_if_enough_users_have_a_pair(log_root, tmp_path):
     data = data_of(log_root, "tastes", split=LeaveLast(test=3, validation=2))
     assert data.sequences.users_in("A").sum() > MIN_USERS
     assert said_of(data, tmp_path)["ordered_on"] == "validation"
 
 
 @pytest.mark.parametrize("group", ["A", "B1", "B2"])
-def test_the_training_rows_of_others(brief, monkeypatch, group):
+def test_training_of_others_excludes_the_group(brief, monkeypatch, group):
     data = data_of(brief, users=group)
     windows, sequences = report.training_of_others(data), data.sequences
     assert group not in set(sequences.group[windows.user])
@@ -92,7 +92,7 @@ def test_the_training_rows_of_others(brief, monkeypatch, group):
     assert set(few.user) < set(windows.user)
 
 
-def test_item_means_are_those_of_the_models_own_users(brief):
+def test_pairwise_on_others_uses_item_means_of_the_group(brief):
     """By hand: the pairs of others whose later item has the higher mean among the training rewards of A."""
     data = data_of(brief)
     item_mean_V = data.reward_moments().item_mean_V
@@ -118,7 +118,7 @@ def test_item_means_are_those_of_the_models_own_users(brief):
     assert parts["validation"].table["item"]["pairwise"].value == pytest.approx(right / pairs)
 
 
-def test_from_so_many_users_on_a_coin_is_no_signal():
+def test_verdict_on_random_predictions_is_no_signal():
     """The lower end of an interval lies above one half in 2.5 % of cases, as it should; of 5 users, in more."""
     rng, over = np.random.default_rng(0), {}
     for users in (5, MIN_USERS):

@@ -35,7 +35,7 @@ def own_root(log_root, tmp_path):
     return tmp_path
 
 
-def test_a_trained_one_beats_every_average(rewarded):
+def test_trained_reward_model_beats_every_average(rewarded):
     figures = json.loads((rewarded.parent / "trust.json").read_text())["validation"]
     assert figures["rmse"] < 0.95 * min(v for k, v in figures.items() if k.startswith("rmse_"))
 
@@ -52,7 +52,7 @@ def untrained_error(module: RewardModel, data: RewardData) -> torch.Tensor:
     return (batch.reward_T - predicted_T) / data.reward_moments().sd + own_T
 
 
-def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
+def test_reward_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
     torch.manual_seed(0)
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
@@ -61,7 +61,7 @@ def test_the_loss_is_the_squared_error_in_standard_deviations(log_root, tmp_path
     assert watch.steps[0]["train/loss"] == pytest.approx(float(error_T.square().mean()), rel=1e-4)
 
 
-def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
+def test_frozen_trunk_is_not_trained(log_root, cloned, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     start = dict(load_net(cloned, "policy").net.named_parameters())
     trunks = {}
@@ -74,7 +74,7 @@ def test_a_frozen_trunk_stays_as_it_was(log_root, cloned, tmp_path):
     assert not trunks["tuned"]["item_embedding.weight"].equal(start["item_embedding.weight"])
 
 
-def test_a_placebo_learns_permuted_rewards_and_is_validated_on_true_ones(log_root):
+def test_placebo_trains_on_permuted_and_validates_on_true_rewards(log_root):
     real, sham = (small.data_of(kind, log_root, "tastes") for kind in (RewardData, PermutedRewardData))
     event, user = real.rated_events["event"].to_numpy(), real.rated_events["user"].to_numpy()
     expected = permuted_rewards(real.rated_events["reward"].to_numpy(), user, sham.seed)
@@ -107,7 +107,7 @@ class SaysTwice(Callback):
 
 
 @pytest.mark.parametrize(("trunk", "heard"), [("frozen", (True, False, True)), ("tuned", (True, True, False))])
-def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, heard):
+def test_frozen_trunk_has_no_dropout(log_root, cloned, tmp_path, trunk, heard):
     data = small.data_of(RewardData, log_root, "tastes")
     module = RewardModel(
         data.num_items, init_from=str(cloned), members=1, encoder=small.encoder(dropout=0.5), trunk=trunk
@@ -119,7 +119,7 @@ def test_a_frozen_trunk_drops_nothing_out(log_root, cloned, tmp_path, trunk, hea
     assert module.reward.nets[0].trunk.training == (trunk == "tuned")
 
 
-def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path):
+def test_validation_leaves_out_unknown_items(own_root, tmp_path):
     frame = pl.read_csv(own_root / "small.csv")
     step = (pl.col("timestamp") - 1000 - (pl.col("user") - 1)) // 60
     cold = (step == 15) & (pl.col("user") % 2 == 0)
@@ -132,14 +132,14 @@ def test_items_unknown_to_training_are_left_out_of_validation(own_root, tmp_path
     assert module.trust_report["validation"]["events"] == (windows.target > 0).sum()
 
 
-def test_a_trunk_of_another_catalogue_is_refused(log_root, cloned, tmp_path):
+def test_reward_model_refuses_a_trunk_of_another_catalogue(log_root, cloned, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes", split=LeaveLast(test=2, validation=2))
     with pytest.raises(InputError, match="another catalogue"):
         small.fit(RewardModel(data.num_items, init_from=str(cloned)), data, tmp_path)
 
 
 @pytest.mark.parametrize("group", ["all", "A"])
-def test_a_judge_is_not_trained_on_those_it_judges(log_root, tmp_path, group):
+def test_judge_refuses_users_of_the_policies(log_root, tmp_path, group):
     data = small.data_of(RewardData, log_root, users=group)
     with pytest.raises(InputError, match=f"a judge on users {group}"):
         small.fit(Judge(data.num_items, small.pooled()), data, tmp_path)
@@ -159,7 +159,7 @@ def test_networks_that_are_handed_in_are_copied(log_root, cloned, tmp_path, give
     assert len(head.level_J1) == 2
 
 
-def test_it_starts_from_the_item_table_of_a_policy_over_codes_and_freezes_nothing(log_root, tmp_path):
+def test_reward_model_from_a_code_policy_takes_its_item_table_and_freezes_nothing(log_root, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     start = CodePolicy(LazyDecoder(16, max_length=64), data.num_items, [8, 8])
     with pytest.warns(UserWarning, match="a new HSTU is trained instead"):
@@ -177,7 +177,7 @@ def test_it_starts_from_the_item_table_of_a_policy_over_codes_and_freezes_nothin
     [(pl.lit(3), "all rewards are 3"), (pl.lit(None, pl.Int64), "no event has a reward")],
     ids=["constant", "none"],
 )
-def test_rewards_that_say_nothing_are_refused_before_training(own_root, rewards, said):
+def test_require_rewards_refuses_equal_and_missing_rewards(own_root, rewards, said):
     test_part = pl.col("timestamp") > 1000 + 60 * 15 + 30  # the events of validation and test keep theirs
     data = data_with(own_root, pl.when(test_part).then(pl.col("rating")).otherwise(rewards))
     for ask in (data.training, data.reward_moments):
@@ -185,13 +185,13 @@ def test_rewards_that_say_nothing_are_refused_before_training(own_root, rewards,
             ask()
 
 
-def test_a_part_without_rewards_cannot_be_measured(own_root, tmp_path):
+def test_require_rated_refuses_a_split_without_rewards(own_root, tmp_path):
     data = data_with(own_root, pl.when(pl.col("timestamp") < 1000 + 60 * 14).then(pl.col("rating")))
     with pytest.raises(InputError, match="no event of the validation split of users A has a reward"):
         small.fit(RewardModel(data.num_items, encoder=small.encoder(), members=1), data, tmp_path)
 
 
-def test_moments_are_of_the_training_events_of_the_group(log_root):
+def test_reward_moments_use_training_events_of_the_group(log_root):
     data = small.data_of(RewardData, log_root)
     frame = data.sequences.frame
     frame = frame.with_columns(pl.Series("group", data.sequences.group).gather(frame["user"]))
@@ -217,7 +217,7 @@ class Users(Callback):
 
 
 @pytest.mark.parametrize("group", ["B1", "B2"])
-def test_a_judge_meets_the_users_of_its_own_half_alone(log_root, tmp_path, group):
+def test_judge_trains_only_on_its_users(log_root, tmp_path, group):
     data = small.data_of(RewardData, log_root, "tastes", users=group)
     module, users = Judge(data.num_items, small.pooled()), Users()
     trainer = small.trainer_of(tmp_path, 1, users)
@@ -234,7 +234,7 @@ def test_a_judge_meets_the_users_of_its_own_half_alone(log_root, tmp_path, group
 # -- trust.json
 
 
-def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path, monkeypatch):
+def test_trust_report_is_written_after_fit_and_completed_by_test(log_root, tmp_path, monkeypatch):
     data = small.data_of(RewardData, log_root)
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1, lr=1e-2)
     best = ModelCheckpoint(tmp_path, "best", monitor="reward/rmse", mode="min")
@@ -261,7 +261,7 @@ def test_trust_is_written_after_fit_and_completed_by_the_test(log_root, tmp_path
     assert again.trust_report == completed
 
 
-def test_trust_is_of_the_weights_that_are_saved(log_root, tmp_path):
+def test_trust_report_measures_the_saved_weights(log_root, tmp_path):
     data = small.data_of(RewardData, log_root)
     module = RewardModel(data.num_items, encoder=small.encoder(), members=1)
     small.fit(module, data, tmp_path, epochs=3, check_val_every_n_epoch=2)  # the last epoch is not validated
@@ -270,7 +270,7 @@ def test_trust_is_of_the_weights_that_are_saved(log_root, tmp_path):
     assert "reliability" in module.facts()
 
 
-def test_a_loaded_one_hands_over_its_self_influence(log_root, cloned, rewarded, tmp_path):
+def test_hand_over_of_a_loaded_reward_model_has_self_influence(log_root, cloned, rewarded, tmp_path):
     data = small.data_of(RewardData, log_root, "tastes")
     module = RewardModel(data.num_items, init_from=str(cloned), members=1)
     small.trainer_of(tmp_path, 1, small.Watch()).test(module, data, ckpt_path=str(rewarded))

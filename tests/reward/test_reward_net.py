@@ -35,7 +35,7 @@ def ensemble(items: int, members: int = 2, wild: bool = True, **settings: Any) -
 
 
 @torch.no_grad()
-def test_the_catalogue_is_scored_as_its_items_are(data):
+def test_scores_of_catalogue_and_items_agree(data):
     reward, batch = ensemble(data.num_items), small.batch_of(data, rows=6)
     states = reward.states(batch)
     r_TV = reward.predict(states)
@@ -69,7 +69,7 @@ def sized(data: RewardData) -> tuple[tuple[int, int], list[np.ndarray]]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("known", [0, 3])
-def test_training_starts_from_what_a_factorisation_believes(data, known):
+def test_initialised_network_equals_the_factorization(data, known):
     """For whoever has a history: its items as believed, and the user by ridge regression on the events so far."""
     reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=4, cooccurrence_dim=5).eval()
     size, rated = sized(data)
@@ -95,7 +95,7 @@ def test_training_starts_from_what_a_factorisation_believes(data, known):
 
 
 @torch.no_grad()
-def test_what_an_event_did_to_its_own_item_is_taken_off(data):
+def test_self_influence_is_subtracted_in_training(data):
     """A target is scored as if its item's level and traits had been fitted without it."""
     reward = RewardEnsemble(small.encoder(), data.num_items, num_factors=2, cooccurrence_dim=3).eval()
     size, rated = sized(data)
@@ -118,7 +118,7 @@ def test_what_an_event_did_to_its_own_item_is_taken_off(data):
 
 
 @torch.no_grad()
-def test_a_prediction_sees_earlier_rewards_and_neither_its_own_nor_later_ones(data):
+def test_prediction_depends_on_earlier_rewards_only(data):
     reward, batch = ensemble(data.num_items, members=1), small.batch_of(data, "train", rows=1)
     reward_BL = batch.reward_BL.clone()
     reward_BL[0, 5] += 2
@@ -130,7 +130,7 @@ def test_a_prediction_sees_earlier_rewards_and_neither_its_own_nor_later_ones(da
 
 
 @torch.no_grad()
-def test_later_events_reach_no_prediction(data):
+def test_prediction_ignores_later_events(data):
     reward, batch = ensemble(data.num_items, members=1), small.batch_of(data, "train", rows=1)
     item_BL = batch.item_BL.clone()
     item_BL[0, 8] = item_BL[0, 8] % data.num_items + 1
@@ -140,7 +140,7 @@ def test_later_events_reach_no_prediction(data):
 
 
 @torch.no_grad()
-def test_a_missing_reward_counts_for_nothing(data):
+def test_fold_in_ignores_missing_rewards(data):
     net, batch = ensemble(data.num_items, members=1).nets[0], small.batch_of(data, "train", rows=1)
     reward_BL = torch.full_like(batch.reward_BL, torch.nan)
     without = dataclasses.replace(batch, reward_BL=reward_BL)
@@ -151,7 +151,7 @@ def test_a_missing_reward_counts_for_nothing(data):
 
 
 @torch.no_grad()
-def test_what_stands_in_the_padding_changes_nothing(data):
+def test_prediction_ignores_padding(data):
     reward, batch = ensemble(data.num_items), small.batch_of(data, "train", rows=3)
     wide = data.loader(data.training()).dataset.make(np.arange(3), int(batch.length_B.max()))
     torch.testing.assert_close(reward.states(batch), reward.states(wide))
@@ -159,7 +159,7 @@ def test_what_stands_in_the_padding_changes_nothing(data):
 
 @torch.no_grad()
 @pytest.mark.parametrize("head", [MeanHead(), OrdinalHead()], ids=lambda h: type(h).__name__)
-def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
+def test_members_on_a_shared_trunk_equal_single_members(data, head):
     """One product for all members, and the same figures as networks that hold one member's weights each."""
     reward, batch = ensemble(data.num_items, members=3, head=head), small.batch_of(data, rows=4)
     net = reward.nets[0]
@@ -179,7 +179,7 @@ def test_members_on_one_trunk_are_what_each_would_be_alone(data, head):
             torch.testing.assert_close(alone.predictions(alone.states(batch), item)[0], figure_K[m])
 
 
-def test_bagging_is_a_function_of_seed_user_and_member():
+def test_bagging_weights_depend_on_seed_user_and_member_only():
     user_B = torch.arange(5000)
     weight_KB = bagging_weights(user_B, 3, 0)
     assert weight_KB.equal(bagging_weights(user_B, 3, 0))
@@ -191,13 +191,13 @@ def test_bagging_is_a_function_of_seed_user_and_member():
 
 
 @pytest.mark.parametrize("users", [40, 5000])
-def test_members_are_resampled_independently(users):
+def test_bagging_weights_of_members_are_independent(users):
     weight_KB = torch.cat([bagging_weights(torch.arange(users), 4, seed) for seed in (0, 1, 2**32 - 1)])
     correlation_KK = torch.corrcoef(weight_KB)
     assert (correlation_KK - torch.eye(12)).abs().max() < 4 / users**0.5
 
 
-def test_a_trained_one_comes_back_calibrated(rewarded, log_root):
+def test_reward_checkpoint_restores_calibration(rewarded, log_root):
     data = small.data_of(RewardData, log_root, "tastes")
     loaded = load_net(rewarded, "reward")
     mean, scale, _ = data.reward_moments()

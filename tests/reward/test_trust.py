@@ -33,7 +33,7 @@ from recalign.reward.trust.verdict import (
 )
 
 
-def test_errors_by_hand():
+def test_prediction_errors_values():
     expected = pl.DataFrame(
         {
             "reward": [1.0, 2.0, 3.0, 6.0],
@@ -49,7 +49,7 @@ def test_errors_by_hand():
     assert measured == pytest.approx(own | means)
 
 
-def test_a_report_that_was_altered_is_refused(tmp_path):
+def test_read_trust_refuses_an_altered_report(tmp_path):
     assert read_trust(tmp_path) == {}
     write_json(tmp_path / TRUST, {"verdict": "weak"})
     write_json(tmp_path / "manifest.json", {"digests": {TRUST: sha256(tmp_path / TRUST)}})
@@ -76,7 +76,7 @@ def measured(user, reward, high, predicted, ahead=None, draws=200):
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
-def test_figures_are_those_of_the_textbook(seed):
+def test_measure_equals_textbook_formulas(seed):
     rng = np.random.default_rng(seed)
     user = np.sort(rng.integers(0, 6, 40))
     user = np.unique(user, return_inverse=True)[1]
@@ -100,7 +100,7 @@ def test_figures_are_those_of_the_textbook(seed):
     assert found["pairwise"].value == pytest.approx(right / total if total else float("nan"), nan_ok=True)
 
 
-def test_intervals_cover_and_differences_are_paired():
+def test_measure_intervals_cover_and_differences_are_paired():
     """With 200 users the interval of the RMSE covers the noise that was put in, and a shift of both cancels."""
     rng = np.random.default_rng(0)
     user = np.repeat(np.arange(200), 5)
@@ -122,7 +122,7 @@ def test_intervals_cover_and_differences_are_paired():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e5 / 3])
-def test_equal_rewards_leave_nothing_to_explain(value):
+def test_measure_of_equal_rewards_is_nan(value):
     """Their variance, taken from rounded sums, is not 0, and R2 was -1e16."""
     rewards = [value] * 11
     found = measured(np.arange(11) % 3 * 0, rewards, [False] * 11, [value + 0.5] * 11)
@@ -161,7 +161,7 @@ def test_a_factorisation_finds_levels_and_taste():
     assert rmse(joined, "factors") < 0.55 < 1.2 < rmse(joined, "ridge") < rmse(joined, "global")
 
 
-def test_simpler_predictors_see_earlier_rewards_and_no_later_ones():
+def test_simple_predictors_see_earlier_rewards_only():
     frame = factored(users=10)
     event = frame.filter(pl.col("split") == 1)["event"][1]
     changed = frame.with_columns(pl.col("reward") + 5 * (pl.col("event") == event))
@@ -222,7 +222,7 @@ def verdict_of(rmse, r2, pairwise=0.7, of_global=1.2, average=1.0, spread=0.001)
         ({"rmse": 0.5, "r2": 0.8, "of_global": np.nan}, "not_measured"),
     ],
 )
-def test_verdicts_at_their_thresholds(settings, said):
+def test_verdict_thresholds(settings, said):
     assert verdict_of(**settings) == said
     assert IMPLICATION[said]
 
@@ -230,7 +230,7 @@ def test_verdicts_at_their_thresholds(settings, said):
 @pytest.mark.parametrize(
     ("error", "verdict", "unit", "zero"), [(0.5, "strong", 64.0, -320.0), (3.0, "no_signal", 0.125, 10.0)]
 )
-def test_the_report_does_not_depend_on_the_unit_of_the_reward_nor_on_its_zero(log_root, error, verdict, unit, zero):
+def test_report_does_not_depend_on_unit_and_zero_of_the_reward(log_root, error, verdict, unit, zero):
     one, other = (said_in_units(log_root, error, *units) for units in ((1.0, 0.0), (unit, zero)))
     assert one["verdict"] == other["verdict"] == verdict
     assert other["reliability"] == pytest.approx(one["reliability"], abs=1e-4)
@@ -264,7 +264,7 @@ def said_in_units(root, error, unit, zero):
 # -- noise
 
 
-def test_noise_is_read_off_repeated_events():
+def test_noise_from_repeated_events():
     rng = np.random.default_rng(0)
     pair = np.repeat(np.arange(400), 2)
     rated = pl.DataFrame(
@@ -281,7 +281,7 @@ def test_noise_is_read_off_repeated_events():
     assert once["ceiling"] == pytest.approx(1 - 0.64)
 
 
-def test_a_part_of_a_log_has_its_part_of_the_repeated_rows():
+def test_repeat_variance_of_a_part_of_the_log():
     """The count of the whole log was held against the agreeing events of a part, where real rewards fell away."""
     rng = np.random.default_rng(0)
     coins = pl.DataFrame({"user": np.arange(8000) // 2, "item": 1, "timestamp": 0})

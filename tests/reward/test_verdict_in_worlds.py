@@ -71,7 +71,7 @@ def judged(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_the_verdict_falls_as_noise_rises(judged):
+def test_verdict_falls_as_noise_rises(judged):
     verdicts = [judged[name]["verdict"] for name in WORLDS]
     levels = [SCALE.index(said) for said in verdicts]
     assert levels == sorted(levels, reverse=True)
@@ -80,21 +80,21 @@ def test_the_verdict_falls_as_noise_rises(judged):
     assert verdicts[1] in ("weak", "moderate")
 
 
-def test_it_follows_what_the_model_really_knows(judged):
+def test_verdict_follows_the_models_true_quality(judged):
     known = [judged[name]["knowledge"] for name in WORLDS]
     assert known == sorted(known, reverse=True)
     assert known[0] > 0.8
     assert abs(known[-1]) < 0.2
 
 
-def test_the_noise_is_not_underrated(judged):
+def test_noise_estimate_is_not_too_small(judged):
     """Nobody has an item twice here, so the floor must be an upper limit of the noise put in."""
     for name, world in WORLDS.items():
         assert judged[name]["noise"]["source"] == "floor"
         assert judged[name]["noise"]["sd"] > 0.9 * 0.72 * world.noise
 
 
-def test_trust_can_be_read_by_anybody(judged):
+def test_trust_json_is_plain_json(judged):
     """Every figure has an interval around it, and the report says what it rests on."""
     said = judged["noisy"]
     assert (said["users"]["group"], said["users"]["share_a"]) == ("A", 0.7)

@@ -23,7 +23,7 @@ def written(folder: Path, sizes: str = "[]", **columns: object) -> Path:
 
 
 @given(st.permutations(range(12)), st.integers(0, 12))
-def test_items_find_their_codes_in_any_order(tmp_path_factory, order: list[int], chosen: int):
+def test_load_codes_finds_codes_in_any_order(tmp_path_factory, order: list[int], chosen: int):
     items, codes_NL = pl.Series([f"item-{n}" for n in range(12)]), np.array([[n // 4, n % 4] for n in range(12)])
     path = tmp_path_factory.mktemp("codes") / "codes.parquet"
     CodesTable(items.gather(order), codes_NL[order], (4, 4)).write(path)
@@ -33,7 +33,7 @@ def test_items_find_their_codes_in_any_order(tmp_path_factory, order: list[int],
     np.testing.assert_array_equal(codes.codes_NL, codes_NL[order[::-1][:chosen]])
 
 
-def test_codes_that_are_not_those_of_their_run_are_refused(tmp_path: Path):
+def test_load_codes_refuses_altered_files(tmp_path: Path):
     path = written(tmp_path)
     write_json(tmp_path / "manifest.json", {"digests": {"codes.parquet": sha256(path)}})
     assert load_codes(path, pl.Series(["a", "b", "c"])).sizes == (2, 3)
@@ -42,7 +42,7 @@ def test_codes_that_are_not_those_of_their_run_are_refused(tmp_path: Path):
         load_codes(path, pl.Series(["a", "b", "c"]))
 
 
-def test_another_tools_file_needs_no_metadata_and_ids_are_read_as_the_logs(tmp_path: Path):
+def test_load_codes_reads_files_without_metadata(tmp_path: Path):
     codes = load_codes(written(tmp_path, item=["3", "1", "2"]), pl.Series([1, 2, 3]))
     assert codes.sizes == (2, 3)
     assert codes.codes_NL.tolist() == [[1, 0], [1, 2], [0, 2]]
@@ -62,14 +62,14 @@ def test_another_tools_file_needs_no_metadata_and_ids_are_read_as_the_logs(tmp_p
         ({"sizes": "[2, 2, 2]"}, "have to be item, code_0, code_1, code_2"),
     ],
 )
-def test_a_wrong_table_is_refused(tmp_path: Path, columns: dict, message: str):
+def test_load_codes_refuses_wrong_tables(tmp_path: Path, columns: dict, message: str):
     path = written(tmp_path, **columns)
     with pytest.raises(InputError, match=message) as error:
         load_codes(path, pl.Series(["a"]))
     assert error.value.where == str(path)
 
 
-def test_codes_of_another_log_are_refused(tmp_path: Path):
+def test_load_codes_refuses_another_log(tmp_path: Path):
     """Their items may have the same numbers."""
     items = pl.Series([1, 2, 3])
     codes_NL, path = np.array([[0, 0], [0, 1], [1, 0]]), tmp_path / "codes.parquet"
@@ -81,7 +81,7 @@ def test_codes_of_another_log_are_refused(tmp_path: Path):
     assert load_codes(written(tmp_path, item=["3", "1", "2"]), items, "books").sizes == (2, 3)  # of another tool
 
 
-def test_ids_that_are_one_item_of_the_log_are_refused(tmp_path: Path):
+def test_load_codes_refuses_ids_of_the_same_item(tmp_path: Path):
     with pytest.raises(InputError, match="the item 1 of this log has several rows"):
         load_codes(written(tmp_path, item=["1", "2", "1.0"]), pl.Series([1, 2]))
     with pytest.raises(InputError, match="1 of the catalogue's 2 items have no id, such as 1"):

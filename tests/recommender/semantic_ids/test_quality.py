@@ -22,12 +22,12 @@ def said(x_ND: np.ndarray) -> dict:
     return figures(x_ND, quantize(x_ND, (20, 26)))
 
 
-def test_ids_of_clear_clouds_are_sound():
+def test_quality_of_separate_clusters_is_sound():
     found = said(cloudy())
     assert (found["verdict"], found["defects"]) == ("sound", [])
 
 
-def test_what_unique_ids_would_hide_is_refused():
+def test_quality_finds_collapse_behind_unique_ids():
     """All codes are in use and every id is unique; yet half of the items, or all, have one vector."""
     half = cloudy()
     half[::2] = 0
@@ -41,7 +41,7 @@ def test_what_unique_ids_would_hide_is_refused():
     assert len(same["defects"]) == 5
 
 
-def test_the_figures_by_hand():
+def test_quality_figures_values():
     """Four items on a line, two by two; the last two have one nearest id."""
     x_ND = np.array([[-3.0], [-1.0], [2.0], [2.0]], np.float32)
     centres = [np.array([[-2], [2]], np.float32), np.array([[-1], [1]], np.float32)]

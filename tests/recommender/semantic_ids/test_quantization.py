@@ -39,7 +39,7 @@ def lost(x_ND: np.ndarray, codes_NL: np.ndarray, centres: list[np.ndarray]) -> f
 
 
 @given(st.integers(0, 99), st.integers(1, 20), st.integers(1, 6))
-def test_nearest_is_the_nearest_however_it_is_cut_into_blocks(seed: int, vectors: int, centres: int):
+def test_nearest_does_not_depend_on_blocks(seed: int, vectors: int, centres: int):
     x_ND, centre_KD = drawn(seed, vectors, 3), drawn(seed + 1, centres, 3)
     square_NK = np.square(x_ND[:, None] - centre_KD).sum(axis=2)
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +50,7 @@ def test_nearest_is_the_nearest_however_it_is_cut_into_blocks(seed: int, vectors
 
 
 @given(st.integers(0, 99), st.integers(1, 4), st.integers(1, 6), st.data())
-def test_greedy_assignment_leaves_no_item_nearer_to_a_code_with_room(seed: int, room: int, codes: int, data):
+def test_assign_greedy_leaves_no_item_nearer_to_a_code_with_room(seed: int, room: int, codes: int, data):
     x_ND, centre_KD = drawn(seed, data.draw(st.integers(1, room * codes)), 3), drawn(seed + 1, codes, 3)
     code_N = assign_greedy(x_ND, centre_KD, room)
     count_K = np.bincount(code_N, minlength=codes)
@@ -61,7 +61,7 @@ def test_greedy_assignment_leaves_no_item_nearer_to_a_code_with_room(seed: int, 
 
 
 @given(st.integers(0, 99), st.integers(3, 5))
-def test_one_to_one_assignment_has_the_smallest_sum_of_all(seed: int, codes: int):
+def test_assign_one_to_one_minimises_the_sum(seed: int, codes: int):
     x_ND, centre_KD = drawn(seed, 3, 2), drawn(seed + 1, codes, 2)
     code_N = assign_one_to_one(x_ND, centre_KD)
     assert len(set(code_N.tolist())) == 3
@@ -77,7 +77,7 @@ def test_one_to_one_assignment_has_the_smallest_sum_of_all(seed: int, codes: int
     st.sampled_from([(8, 8), (2, 40), (40, 2), (4, 4, 4), (3, 22)]),
     st.booleans(),
 )
-def test_every_id_is_of_one_item_and_every_code_of_its_level(seed, items, sizes, alike):
+def test_quantize_gives_unique_ids_of_valid_codes(seed, items, sizes, alike):
     found = quantize(blobs(seed, items, alike=alike), sizes)
     assert found.codes_NL.shape == (items, len(found.sizes))
     assert (found.codes_NL >= 0).all()
@@ -87,7 +87,7 @@ def test_every_id_is_of_one_item_and_every_code_of_its_level(seed, items, sizes,
     assert [len(centre) for centre in found.centres] == list(found.sizes)
 
 
-def test_what_cannot_be_given_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_quantize_refuses_impossible_sizes(monkeypatch: pytest.MonkeyPatch):
     x_ND = blobs(items=65)
     with pytest.raises(InputError, match="65 items need ids, but 8 x 8 codes give only 64"):
         quantize(x_ND, (8, 8))

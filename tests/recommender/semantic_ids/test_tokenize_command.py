@@ -22,7 +22,7 @@ def data(log_root) -> EventDataModule:
     return small.data_of(EventDataModule, log_root, "tastes", users="all")
 
 
-def test_the_files_say_the_same_as_the_terminal(data: EventDataModule, tmp_path: Path, capsys):
+def test_tokenize_prints_what_it_writes(data: EventDataModule, tmp_path: Path, capsys):
     path = tokenize(data=data, out=tmp_path / "tokens")
     out, said = capsys.readouterr().out, json.loads((tmp_path / "tokens/tokens.json").read_text())
     codes = load_codes(path, data.sequences.items)
@@ -34,7 +34,7 @@ def test_the_files_say_the_same_as_the_terminal(data: EventDataModule, tmp_path:
     assert f"{said['reconstruction_error']:.4g}" in out
 
 
-def test_a_collapsed_codebook_is_refused_unless_it_is_allowed(data: EventDataModule, tmp_path: Path, capsys):
+def test_tokenize_refuses_a_collapsed_codebook_unless_allowed(data: EventDataModule, tmp_path: Path, capsys):
     pl.DataFrame({"item": range(1, 41), "vector": [[1.0, 2.0]] * 40}).write_parquet(tmp_path / "same.parquet")
     vectors, out = ParquetVectors(tmp_path / "same.parquet"), tmp_path / "out"
     with pytest.raises(InputError, match=r"the codebook has collapsed: .*; one id is nearest to 40 of 40 items"):
@@ -55,13 +55,13 @@ def test_a_collapsed_codebook_is_refused_unless_it_is_allowed(data: EventDataMod
         ({"sizes": [3, 13]}, "40 items need ids, but 3 x 13 codes give only 39"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(data: EventDataModule, tmp_path: Path, settings: dict, message: str):
+def test_tokenize_refuses_impossible_settings(data: EventDataModule, tmp_path: Path, settings: dict, message: str):
     with pytest.raises(InputError, match=message):
         tokenize(data=data, out=tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
 
-def test_ids_are_fresh_until_something_changes(log_root, tmp_path: Path, monkeypatch):
+def test_tokenize_is_up_to_date_until_inputs_change(log_root, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tastes.yaml").write_text(f"""
 data:

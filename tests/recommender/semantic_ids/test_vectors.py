@@ -34,7 +34,7 @@ def own(folder: Path, **columns: object) -> Path:
     return path
 
 
-def test_items_that_the_same_users_choose_are_near(data: EventDataModule):
+def test_cooccurrence_vectors_of_the_same_users_are_near(data: EventDataModule):
     table = Cooccurrence(dimensions=4).table(data)
     x_ND = matrix(table, data.sequences.items, "here")
     odd_N = data.sequences.items.to_numpy() % 2 == 1  # each user likes the items of one parity
@@ -43,7 +43,7 @@ def test_items_that_the_same_users_choose_are_near(data: EventDataModule):
     assert (side_N == odd_N).mean() > 0.9
 
 
-def test_lists_and_arrays_are_the_same(data: EventDataModule, tmp_path: Path):
+def test_parquet_vectors_accept_lists_and_arrays(data: EventDataModule, tmp_path: Path):
     frames = {
         "lists": pl.DataFrame({"item": range(1, 41), "vector": VECTORS.tolist(), "year": 1999}),
         "arrays": pl.DataFrame({"item": range(1, 41), "vector": pl.Series(VECTORS)}),
@@ -58,7 +58,7 @@ def test_lists_and_arrays_are_the_same(data: EventDataModule, tmp_path: Path):
         ParquetVectors(tmp_path / "lists.parquet", column="text").table(data)
 
 
-def test_vectors_are_centred_and_as_long_as_each_other():
+def test_matrix_is_centred_with_unit_lengths():
     items = pl.Series([1, 2, 3])
     table = vector_table(items, np.array([[3.0, 4.0], [0.0, 0.0], [0.0, 2.0]]))
     unit_ND = np.array([[0.6, 0.8], [0, 0], [0, 1]])
@@ -67,7 +67,7 @@ def test_vectors_are_centred_and_as_long_as_each_other():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, None])
-def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: Path, value: float | None):
+def test_matrix_refuses_nan(data: EventDataModule, tmp_path: Path, value: float | None):
     vectors = VECTORS.tolist()
     vectors[6][1] = value
     table = ParquetVectors(own(tmp_path, vector=vectors)).table(data)
@@ -88,7 +88,7 @@ def test_a_value_that_is_no_number_is_refused(data: EventDataModule, tmp_path: P
         ({"vector": ["a"] * 40}, "lists of numbers"),
     ],
 )
-def test_a_wrong_column_is_refused(data: EventDataModule, tmp_path: Path, columns: dict, message: str):
+def test_parquet_vectors_refuse_wrong_columns(data: EventDataModule, tmp_path: Path, columns: dict, message: str):
     with pytest.raises(InputError, match=message):
         ParquetVectors(own(tmp_path, **columns)).table(data)
 
@@ -103,7 +103,7 @@ def test_a_missing_or_broken_file_is_named(data: EventDataModule, tmp_path: Path
     assert error.value.where == str(path)
 
 
-def test_a_recommenders_vectors_are_those_of_its_catalogue(cloned: Path, log_root, tmp_path: Path):
+def test_recommender_vectors_are_those_of_its_catalogue(cloned: Path, log_root, tmp_path: Path):
     data = small.data_of(RecommenderData, log_root, "tastes", users="all")
     table = RecommenderVectors(str(cloned)).table(data)
     assert table["item"].to_list() == data.sequences.items.to_list()
