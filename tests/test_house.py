@@ -153,13 +153,13 @@ def test_modules_do_not_ask_the_trainer_for_its_datamodule():
 
 
 CEILINGS = {
-    "lines": 34_000,
-    "statements": 18_450,
-    "functions": 2_060,
-    "bytes": 1_685_000,
+    "lines": 34_350,
+    "statements": 18_680,
+    "functions": 2_090,
+    "bytes": 1_702_000,
     "packages": 8,
     "modules beside them": 10,
-    "lines of tests": 31_400,
+    "lines of tests": 31_600,
     "lines of benchmarks": 6_050,
 }
 """What the house may hold, with room for a small change. Delete as much as you add; raise a ceiling only for a new
@@ -201,7 +201,7 @@ def core() -> list[str]:
     return re.findall(r"^- `([\w/]+\.py)`", section[1], re.MULTILINE) if section else []
 
 
-CORE_LINES = 6_560
+CORE_LINES = 6_680
 
 
 def test_the_core_is_what_it_imports():
