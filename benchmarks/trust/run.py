@@ -129,7 +129,8 @@ def limits(row: Row, log: RewardData, events: pl.DataFrame) -> dict[str, float]:
     if row.noise is None:
         return {}
     path = Path(str(log.root)) / "simulated" / "truth.npz"
-    user = events.select("event").join(log.target_events.select("event", "user"), on="event", maintain_order="left")["user"]
+    users = log.target_events.select("event", "user")
+    user = events.select("event").join(users, on="event", maintain_order="left")["user"]
     true_N = load_truth(path, log.sequences).numpy()[user.to_numpy(), events["item_id"].to_numpy() - 1]
     ahead_NC = events["ahead"].to_numpy()
     ahead_NC = np.where(np.isnan(ahead_NC), np.nan, following(true_N, ahead_NC.shape[1]) - true_N[:, None])
