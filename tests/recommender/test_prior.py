@@ -116,6 +116,17 @@ def test_training_pass_turns_priors_off_and_restores_them(policy, batch):
     assert (policy.log_probs(policy.encode(batch)) - cloned_TV).abs().max() > 0.1
 
 
+def test_training_pass_restores_priors_if_a_step_cannot_begin(policy, monkeypatch):
+    def fail():
+        raise RuntimeError("no step")
+
+    policy.prior_strength = 0.5
+    monkeypatch.setattr(policy, "begin_step", fail)
+    with pytest.raises(RuntimeError, match="no step"), training_pass(policy):
+        pass
+    assert (policy.prior_strength, policy.in_training_pass) == (0.5, False)
+
+
 @torch.no_grad()
 def test_log_probs_ignore_autocast(policy, batch):
     policy.temperature, state = 0.05, policy.encode(batch)

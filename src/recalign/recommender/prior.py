@@ -84,11 +84,11 @@ def training_pass(*policies: Policy) -> Iterator[None]:
     """
     begun = [policy for policy in policies if not policy.in_training_pass]
     strengths = [policy.prior_strength for policy in begun]
-    for policy in begun:
-        policy.prior_strength = 0.0
-        policy.in_training_pass = True
-        policy.begin_step()
     try:
+        for policy in begun:
+            policy.prior_strength = 0.0
+            policy.in_training_pass = True
+            policy.begin_step()
         yield
     finally:
         for policy, strength in zip(begun, strengths, strict=True):

@@ -360,17 +360,22 @@ def test_chosen_is_set_if_only_choices_have_rewards(tmp_path: Path, measured: st
     assert tiny.recalign(tmp_path, "check", "log.yaml").code == 0
 
 
-@pytest.mark.parametrize(("column", "found"), [("", None), ("request", "request_id")])
-def test_impressions_and_clicks_at_other_times_need_a_column_that_joins_them(
-    tmp_path: Path, column: str, found: str | None
-):
-    rows = [
+def impressions_then_clicks() -> list[str]:
+    """Rows ``user,item,time,event,request``: of two items shown one is clicked 9 s later, and every other bought."""
+    return [
         f"{user},{(3 * step + slot) % 23},{START + 900 * step + 9 * later},{kind},{user}-{step}"
         for user in range(40)
         for step in range(9)
         for slot, kind, later in [(0, "impression", 0), (1, "impression", 0), (1, "click", 1), (1, "buy", 1 + step % 2)]
         if kind != "buy" or step % 2
     ]
+
+
+@pytest.mark.parametrize(("column", "found"), [("", None), ("request", "request_id")])
+def test_impressions_and_clicks_at_other_times_need_a_column_that_joins_them(
+    tmp_path: Path, column: str, found: str | None
+):
+    rows = impressions_then_clicks()
     (tmp_path / "log.csv").write_text("\n".join([f"user,item,time,event,{column}_id", *rows]))
     assert init(tmp_path, "log.csv").code == 0
     log = yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
@@ -380,15 +385,9 @@ def test_impressions_and_clicks_at_other_times_need_a_column_that_joins_them(
 
 def test_init_reads_impressions_only_if_most_choices_share_a_request(tmp_path: Path):
     """Clicks come 9 s after their impressions, but one impression has the time of a click."""
-    rows = [
-        f"{user},{(3 * step + slot) % 23},{START + 900 * step + 9 * later},{kind}"
-        for user in range(40)
-        for step in range(9)
-        for slot, kind, later in [(0, "impression", 0), (1, "impression", 0), (1, "click", 1), (1, "buy", 1 + step % 2)]
-        if kind != "buy" or step % 2
-    ]
-    rows.append(f"0,22,{START + 9},impression")
-    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event", *rows]))
+    rows = impressions_then_clicks()
+    rows.append(f"0,22,{START + 9},impression,")
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,event,_id", *rows]))
     assert init(tmp_path, "log.csv").code == 0
     assert "chosen" not in yaml.safe_load((tmp_path / "log.yaml").read_text())["data"]["log"]
 

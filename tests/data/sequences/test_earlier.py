@@ -113,6 +113,15 @@ def test_tied_rows_in_another_order_stay_in_training(tmp_path: Path):
     assert set(trained[0]["item"]) <= set(trained[1]["item"])
 
 
+def test_new_events_of_the_same_floored_time_are_not_kept_in_training(tmp_path: Path):
+    """Ties count at the file's resolution: else a log floored to days would lose the test events of its last day."""
+    floored = {"log": {"time_resolution": 86_400}}
+    remember(data(tmp_path / "a", FIRST, **floored), tmp_path / "ids")
+    grown = [*FIRST, *((user, 3, 4.0, 5_000 + user) for user in range(8))]
+    after = data(tmp_path / "b", grown, tmp_path / "ids", **floored).sequences.frame
+    assert after.group_by("user").agg(pl.col("split").max())["split"].to_list() == [2] * 8
+
+
 def test_rare_items_of_the_earlier_log_are_not_late(tmp_path: Path):
     rows = [*FIRST, (7, 99, 2.0, 3), (6, 98, 2.0, 3)]
     remember(data(tmp_path / "a", rows, min_events=2), tmp_path / "ids")

@@ -175,7 +175,7 @@ def test_a_yaml_that_is_there_is_kept(folder):
     ("old", "new", "words", "said"),
     [
         ("root: .", "root: ../elsewhere", [], "it reads the table in ../elsewhere"),
-        ("", "", ["--ignored", "-2"], "above 0, but --ignored is -2"),
+        ("", "", ["--ignored", "-2"], "it was written for --ignored 0, not -2"),
     ],
 )
 def test_kept_yaml_that_does_not_fit_the_table_is_refused(folder, old, new, words, said):

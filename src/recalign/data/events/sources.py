@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
+from recalign.data.events import hive
 from recalign.data.events.log import refuse_secret, without_secrets
 from recalign.data.events.messages import did_you_mean
 from recalign.errors import InputError
@@ -59,9 +60,6 @@ CLIENT = ("proxy_", "timeout", "connect_timeout", "allow_invalid_", "user_agent"
 
 DIGEST_ROWS = 100
 """Rows at each end of a table that identify it if the store has no ETag or time (``hf://``)."""
-
-WHOLE, NO_VALUE = re.compile(r"0|-?[1-9]\d*|__HIVE_DEFAULT_PARTITION__"), "__HIVE_DEFAULT_PARTITION__"
-"""Whole numbers, and the text for null, in the paths of Hive partitions."""
 
 QUERY, URI = "data.log.query", "data.log.uri"
 
@@ -114,36 +112,11 @@ class Source:
             return pl.scan_delta(_delta(self), storage_options=options)
         if self.kind == "iceberg":
             return pl.scan_iceberg(_iceberg(self), storage_options=options)
-        return self._parquet(ids, options)
-
-    def _parquet(self, ids: Collection[str], options: Any) -> pl.LazyFrame:
-        """Rows of Parquet, with the columns of its path. If the files have them too, their type counts.
-
-        Raises:
-            InputError: the values in the files are others than in the path.
-        """
-        folder = self.kind == "folder"
-        how: Any = {"glob": folder and self.remote, "hidden_file_prefix": ["_", "."] * folder}
-        how |= {"storage_options": options}
-        found = pl.scan_parquet(self.place, hive_partitioning=folder, **how)
-        within = _partitions(self._paths()) if folder else {}
-        above = _partitions([os.path.relpath(self.place, self.below) + "/" * folder]) if self.below else {}
-        if not (values := above | within):
-            return found
-        own, guessed = pl.scan_parquet(self.place, hive_partitioning=False, **how), found.collect_schema()
-        stored = own.collect_schema()
-        types: dict[str, Any] = {name: pl.String for name in ids if not all(map(WHOLE.fullmatch, values.get(name, ())))}
-        types |= {name: stored[name] for name in values if name in stored}
-        if within.keys() & types.keys():
-            schema = {name: types.get(name, guessed[name]) for name in guessed if name in within or name not in stored}
-            found = pl.scan_parquet(self.place, hive_schema=schema, **how)
-        found = found.with_columns(_typed(name, value, types.get(name)) for name, (value, *_) in above.items())
-        for name in stored.keys() & values.keys():
-            both = pl.concat([own.select(name), found.select(pl.col(name).alias(f"{name}="))], how="horizontal")
-            if unlike := both.filter(pl.col(name).ne_missing(pl.col(f"{name}="))).head(1).collect().rows():
-                what = f"the column {name} is {unlike[0][0]!r} in a file, but {unlike[0][1]!r} in its path"
-                raise InputError(what, where=self.name, remedy="rename the column or the folders, or correct them")
-        return found
+        above = [os.path.relpath(self.place, self.below)] if self.below else []
+        if self.kind != "folder":
+            return hive.scan(self.place, above, None, ids, glob=False, storage_options=options)
+        how: Any = {"glob": self.remote, "storage_options": options, "hidden_file_prefix": ["_", "."]}
+        return hive.scan(self.place, [f"{path}/" for path in above], self._paths(), ids, **how)
 
     def identity(self) -> str:
         """Text that changes when its content does. At a store or lake the rows are not read, except at ``hf://``.
@@ -230,23 +203,6 @@ def _in_folder(path: Path) -> list[Source]:
         _refuse_hidden(str(path), [one.relative_to(path).as_posix() for one in path.rglob("*.parquet")])
         return [Source(str(path), "folder")]
     return [Source(str(file), "parquet") for file in files]
-
-
-def _partitions(paths: Iterable[str]) -> dict[str, list[str]]:
-    """Values by name of the folders ``name=value`` in paths of files."""
-    found: dict[str, list[str]] = {}
-    for part in (part for path in paths for part in path.split("/")[:-1] if part.count("=") == 1):
-        name, value = map(unquote, part.split("="))
-        found.setdefault(name, []).append(value)
-    return found
-
-
-def _typed(name: str, value: str, dtype: Any) -> pl.Expr:
-    """A value of a path as a column of the type; None: of the type that Polars guesses, as below a folder."""
-    text, types = f"{name}\n{value}".encode(), {name: dtype} if dtype else {}
-    how: Any = {"separator": "\1", "quote_char": None, "null_values": NO_VALUE, "try_parse_dates": True}
-    read = pl.read_csv(text, schema_overrides=types, **how)[name]
-    return pl.lit(read.first(), read.dtype).alias(name)
 
 
 def _refuse_hidden(place: str, paths: Iterable[str]) -> None:

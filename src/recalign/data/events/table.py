@@ -53,12 +53,12 @@ class EventTable:
 
     def tie_group_max(self, value: pl.Series) -> pl.Series:
         """The largest value in each event's tie group; unchanged unless `together`."""
-        if not self.together:
-            return value
-        tie_group = (~self.frame[TIED]).cum_sum()
-        return (
-            pl.DataFrame({"value": value, "group": tie_group}).select(pl.col("value").max().over("group")).to_series()
-        )
+        return self.max_of_ties(value) if self.together else value
+
+    def max_of_ties(self, value: pl.Series) -> pl.Series:
+        """The largest value among the user's events at each event's time, at the file's resolution."""
+        ties = pl.DataFrame({"value": value, "first": (~self.frame[TIED]).cum_sum()})
+        return ties.select(pl.col("value").max().over("first")).to_series()
 
 
 class LogReader(ABC):

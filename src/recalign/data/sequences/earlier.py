@@ -152,7 +152,7 @@ class EarlierLog:
 class KeepTrained(Split):
     """A split of a log that continues an earlier one: events that were trained on stay in training.
 
-    So do events of the same user and time, as the files may now have those in another order.
+    So do their ties, as the files may now have those in another order.
     """
 
     split: Split
@@ -162,8 +162,8 @@ class KeepTrained(Split):
         return repr(self.split)
 
     def assign(self, table: EventTable) -> pl.Series:
-        frame = table.frame.select("user", "timestamp", kept=self.earlier.in_first_known(table, "trained"))
-        return self.split.assign(table).set(frame.select(pl.col("kept").any().over("user", "timestamp"))["kept"], TRAIN)
+        kept = table.max_of_ties(self.earlier.in_first_known(table, "trained"))
+        return self.split.assign(table).set(kept, TRAIN)
 
     def of_rows(self, table: EventTable) -> Split | None:
         return self.split.of_rows(table)

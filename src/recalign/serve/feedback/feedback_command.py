@@ -71,7 +71,8 @@ data:
       cuts: [0.8, 0.9] # 80 % of the choices train, 10 % validate, 10 % test
 """
 YAMLS = {LOG: EXPOSURE_YAML, SHOWN_LOG: SHOWN_YAML}
-ROOT_LINE, HIGH_LINE = r"^  root: (.+?) #", r"^    expression: reward > (\S+) #"
+ROOT, IGNORED = r"^  root: (.+?) #", r"^  reward: reward # of the outcome; (\S+) for"
+"""Lines of a YAML that have to fit the table: its folder, and the reward of items shown but not chosen."""
 
 
 def feedback(words: list[str]) -> None:
@@ -178,10 +179,10 @@ def write(joined: Joined, out: Path, rule: Rule) -> None:
 def _require_kept(path: Path, ignored: float) -> None:
     """Refuse a YAML of an earlier table that does not fit this one: that of a copied folder, or of other rewards."""
     text = path.read_text(encoding="utf-8")
-    root, reward = (re.search(line, text, re.MULTILINE) for line in (ROOT_LINE, HIGH_LINE))
+    root, reward = (re.search(line, text, re.MULTILINE) for line in (ROOT, IGNORED))
     remedy = "delete it, and a new one is written; or write {} in it"
     if root and (path.parent / Path(str(yaml.safe_load(root[1]))).expanduser()).resolve() != path.parent.resolve():
         raise InputError(f"it reads the table in {root[1]}", where=str(path), remedy=remedy.format("root: ."))
-    if reward and float(reward[1]) != ignored:
-        what = f"its high rewards are those above {reward[1]}, but --ignored is {ignored:g}"
-        raise InputError(what, where=str(path), remedy=remedy.format(f"reward > {ignored:g}"))
+    if reward and reward[1] != f"{ignored:g}":
+        what = f"it was written for --ignored {reward[1]}, not {ignored:g}, which data.high may depend on"
+        raise InputError(what, where=str(path), remedy=remedy.format(f"{ignored:g} for {reward[1]}"))

@@ -18,8 +18,7 @@ from recalign.serve.feedback.log import COLUMNS
 from recalign.serve.feedback.outcomes import MICRO
 
 CLOCK = 600
-"""By user and time, an outcome up to this many seconds (or the window) before a decision that showed its item counts as
-a clock disagreement."""
+"""Seconds. Outcomes up to so long before a decision that showed their item are no events: a clock may be wrong."""
 FEW = 10
 """So many outcomes before their decisions say nothing about the clocks."""
 STEPS = (86_400 * MICRO, 60 * MICRO, MICRO, MICRO // 1000, 1)
