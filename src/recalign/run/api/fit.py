@@ -104,13 +104,9 @@ def align(
 
 def given_settings(settings: Settings | None) -> dict[str, Any]:
     """The ``settings`` of a call, checked to be a mapping."""
-    require_kind(
-        {} if settings is None else settings,
-        Mapping,
-        "settings",
-        'give a dictionary, such as {"trainer.max_epochs": 1}',
-    )
-    return dict(settings or {})
+    settings = {} if settings is None else settings
+    require_kind(settings, Mapping, "settings", 'give a dictionary, such as {"trainer.max_epochs": 1}')
+    return dict(settings)
 
 
 def load_policy(log: Log, path: str | Path) -> TrainedPolicy:

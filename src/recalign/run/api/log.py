@@ -83,8 +83,8 @@ class Log:
                 ``relative_to`` the best quarter.
             collapse: whether a user's events on an item become one, that with the highest reward; None: as by `recalign
                 init`, where ``reward`` is a CASE and a user's events on one item have several rewards.
-            chosen: whether the user chose the shown item, a column of 1 and 0 or a condition; other rows were skipped
-                over. None: every row is a choice.
+            chosen: whether the user chose the shown item, a column of 1 and 0 or a condition; other rows were
+                skipped. None: every row is a choice.
             request: id of the request that showed the item, a column or an expression; None: a user's rows of one time.
             passed_reward: reward of skipped rows that have none.
             items: DataFrame with a row per item; its id column is named as in `frame`, else it is the first.

@@ -30,7 +30,7 @@ from recalign.run.chain.plan import Overrides, Plan
 from recalign.run.chain.published import publish
 from recalign.run.chain.search import Search
 from recalign.run.chain.steps import train_and_compare
-from recalign.run.stage.console import quiet
+from recalign.run.stage.console import echo, quiet
 from recalign.run.stage.settings import instantiated, load, parse_call
 from recalign.run.words import flatten, iter_options
 from recalign.workers import locked
@@ -57,7 +57,11 @@ def chain(argv: Sequence[str]) -> Path:
     if not parsed.config:
         raise InputError("no chain is named", remedy="give its YAML, or a log's: recalign chain ml-100k")
     chosen = Chain(**instantiated(parser, parsed))
-    return run_chain(Plan(chosen.quickened() if chosen.quick else chosen, Path(str(parsed.config[-1])), overrides))
+    if chosen.quick:
+        listed, chosen = chosen.methods, chosen.quickened()
+        if left_out := [method for method in listed if method not in chosen.methods]:
+            echo(f"quick: without {', '.join(left_out)}")
+    return run_chain(Plan(chosen, Path(str(parsed.config[-1])), overrides))
 
 
 def run_chain(plan: Plan) -> Path:

@@ -11,7 +11,6 @@ from recalign.evaluation.roles import reranked_method
 from recalign.evaluation.rows import is_post_trained, row_of
 from recalign.posttrain.base import KEEP
 from recalign.recommender.interpolation import require_share
-from recalign.run.stage.console import echo
 from recalign.workers import Engine
 
 if TYPE_CHECKING:
@@ -114,13 +113,11 @@ class Chain:
         return [method for method in self.methods if is_post_trained(method)]
 
     def quickened(self) -> Chain:
-        """A copy with the methods of a `quick` chain; prints which others were listed."""
+        """A copy with the methods of a `quick` chain."""
         followed = {self.highlight, reranked_method(self.highlight or "")}
         own = {method for method in self.methods if not row_of(method).trained or method in followed}
         own |= {placebo for placebo, method in self.placebos.items() if method in own}
         kept = [method for method in self.methods if method in own and (reranked_method(method) or method) in own]
-        if left_out := [method for method in self.methods if method not in kept]:
-            echo(f"quick: without {', '.join(left_out)}")
         return replace(self, methods=kept)
 
     def check(self) -> None:
