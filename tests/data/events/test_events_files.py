@@ -61,6 +61,13 @@ def test_file_named_by_two_paths_is_read_once(tmp_path):
     assert list(load_events(log, tmp_path, None).report.files) == [str(tmp_path / "d/a.csv")]
 
 
+def test_file_in_a_folder_that_is_a_table_too_is_refused(tmp_path):
+    (folder := tmp_path / "d/day=1").mkdir(parents=True)
+    pl.DataFrame({name: [1] for name in NAMES}).write_parquet(folder / "a.parquet")
+    with pytest.raises(InputError, match="read twice"):
+        load_events(LogMapping("t", ["d", "d/**/*.parquet"]), tmp_path, None)
+
+
 @pytest.mark.parametrize(
     "name",
     [

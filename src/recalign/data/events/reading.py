@@ -18,7 +18,7 @@ from recalign.data.events.log import LogMapping, data_root
 from recalign.data.events.messages import EXAMPLE_ROWS, SourceRows, did_you_mean
 from recalign.data.events.movielens import CONVERTED, convert
 from recalign.data.events.queries import ask
-from recalign.data.events.sources import RULE, Source, find, read_errors
+from recalign.data.events.sources import KINDS, RULE, Source, find, read_errors
 from recalign.data.events.table import LogReader
 from recalign.errors import InputError
 from recalign.seals import require_digest
@@ -44,7 +44,8 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
         The tables of events, in order, each once however its path is spelled, and the item table, if the log has one.
 
     Raises:
-        InputError: a file is missing, or was altered since its SHA-256 was written, or the item table is several files.
+        InputError: a file is missing, or was altered since its SHA-256 was written, or is in a folder that is a table
+            too; or the item table is several files.
     """
     keys = dict.fromkeys(log.files, "data.log.files") | ({log.items.file: "data.log.items.file"} if log.items else {})
     root, moved = root or data_root(None), data_root(None)
@@ -78,7 +79,17 @@ def locate(log: LogMapping, root: Path | None) -> tuple[list[Source], Source | N
         tables.setdefault(table.place if table.remote else os.path.realpath(table.place), table)
     for table in tables.values():
         require_digest(Path(table.place))
+    _require_apart(tables)
     return [*tables.values()], next(iter(items), None)
+
+
+def _require_apart(tables: Mapping[str, Source]) -> None:
+    """Refuse a file inside a folder that is a table too: its rows would be read twice. Keys: the real paths."""
+    folders = {path: table for path, table in tables.items() if table.kind not in ("text", *KINDS.values())}
+    for path, table in tables.items():
+        if within := [folders[str(one)] for one in Path(path).parents if str(one) in folders and not table.remote]:
+            what = f"{table.name} is in {within[0].name}, which is a table too: its rows would be read twice"
+            raise InputError(what, where="data.log.files", remedy="name either the file or the folder")
 
 
 class FileReader(LogReader):

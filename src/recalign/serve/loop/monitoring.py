@@ -183,7 +183,7 @@ def figures(
     if known is None:
         why["unknown"] = "no bundle of this version is named: --bundles"
     elif shown.height == rows.height:
-        why["unknown"] = "every outcome has a list, or --unshown was not given, or `where` left out lists"
+        why["unknown"] = "every outcome of its users has a list, or --unshown was not given, or `where` left out lists"
     else:
         unknown = (~pl.col("item").cast(pl.String).is_in([str(item) for item in known])).cast(pl.Float64)
         value = {"unknown": rows.filter("chosen").with_columns(value=unknown)} | value
