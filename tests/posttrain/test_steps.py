@@ -377,18 +377,25 @@ def test_auto_temperature_is_the_smallest_with_a_tenth_effective_sample_size(mak
     assert (fixed.temperature, resumed.temperature) == (0.4, module.temperature)
 
 
-@pytest.mark.parametrize(("method", "settings"), [(SignedSFT, {}), (WeightedSFT, {"transform": "linear"})])
-def test_transforms_without_a_temperature_search_none(make, method, settings):
-    module = make(method, **settings)
+def test_transform_without_a_temperature_searches_none(make):
+    module = make(WeightedSFT, transform="linear")
     module.prepare_weights(torch.linspace(0.0, 30.0, 100) ** 8)
     assert module.temperature == 0.3
     assert "temperature" not in module.facts()
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "advantage"),
+    [(WeightedSFT, {"transform": "linear"}, -1.0), (WeightedSFT, {"transform": "sign"}, -1.0), (SignedSFT, {}, 0.0)],
+)
+def test_weights_that_are_all_zero_are_refused(make, method, settings, advantage):
+    module = make(method, moved=False, **settings)
+    with pytest.raises(InputError, match=rf"^model: .* {advantage:g}\)"):
+        module.prepare_weights(torch.full((9,), advantage))
+
+
 @pytest.mark.parametrize("transform", ["linear", "sign"])
-def test_weighted_sft_refuses_weights_that_are_all_zero(make, batch, transform):
+def test_batch_whose_weights_are_all_zero_has_no_gradient(make, batch, transform):
     module = make(WeightedSFT, moved=False, transform=transform)
-    with pytest.raises(InputError, match=rf"model\.transform {transform}: .*-1"):
-        module.prepare_weights(torch.full((9,), -1.0))
     bad = dataclasses.replace(batch, advantage_T=torch.full_like(batch.advantage_T, -1.0))
-    assert not gradient(module.policy, module.loss(bad)[0]).any()  # but one batch of it does no harm
+    assert not gradient(module.policy, module.loss(bad)[0]).any()

@@ -11,7 +11,7 @@ from torch import Tensor
 from recalign.data.sequences import Batch
 from recalign.distributed import all_gather_rows
 from recalign.posttrain.base import Metrics
-from recalign.posttrain.weighted import WeightedSFT, above_zero, clip_weights, weight_metrics
+from recalign.posttrain.weighted import WeightedLikelihood, above_zero, clip_weights, weight_metrics
 from recalign.recommender.prior import training_pass
 
 
@@ -39,13 +39,9 @@ def tapered_likelihood(logp_T: Tensor, weight_T: Tensor, start_T: Tensor) -> tup
     return loss, weight_metrics(weight_T.detach())
 
 
-class SignedSFT(WeightedSFT):
-    """`WeightedSFT` with w = A: events with a negative weight are lowered (`tapered_likelihood`).
+class SignedSFT(WeightedLikelihood):
+    """`WeightedLikelihood` with w = A: events with a negative weight are lowered (`tapered_likelihood`)."""
 
-    It takes the arguments of `WeightedSFT`, but ``transform`` and ``temperature`` have no effect.
-    """
-
-    TEMPERED = ()
     use_dropout = False
     """The loss compares pi with the start."""
     start_E: Tensor

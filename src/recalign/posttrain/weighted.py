@@ -6,7 +6,8 @@ deviations of the log's rewards. In this unit a temperature means the same on ev
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from abc import abstractmethod
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -108,18 +109,14 @@ def above_zero(x: Tensor) -> Tensor:
     return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
-class WeightedSFT(PostTraining):
-    """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e with w_e = f(A_e): advantage-weighted supervised fine-tuning.
+class WeightedLikelihood(PostTraining):
+    """L = sum_e w_e * -log pi(a_e | s_e) / sum_e w_e; a subclass has the weights.
 
-    Logs ``advantage/{ess,max_weight,negative}`` (`weight_metrics`), ``clipped`` (`clip_weights`), ``share`` of the
-    events with an advantage and ``temperature``; before training the histograms ``values`` and ``weights`` over all
-    events. Warns if the effective sample size is below `WARN_ESS` and a higher temperature would raise it.
+    Logs ``advantage/{ess,max_weight,negative}`` (`weight_metrics`), ``clipped`` (`clip_weights`) and ``share`` of the
+    events with an advantage; before training the histograms ``values`` and ``weights`` over all events.
 
     Args:
-        transform: f: constant, linear, exponential, rank or sign (`transform_advantages`).
-        temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy. ``auto``:
-            the smallest of `AUTO_TEMPERATURES` with an effective sample size of `AUTO_ESS`; a resumed run keeps it.
-        clip: largest weight, in units of the mean weight; null: no limit.
+        clip: largest |weight|, in units of the mean one; null: no limit.
         lr: AdamW's learning rate.
         **training: arguments of `PostTraining`.
 
@@ -129,22 +126,72 @@ class WeightedSFT(PostTraining):
 
     LOG_PREFIX = "advantage"
     takes_row_sharding = True
-    TEMPERED: ClassVar[tuple[str, ...]] = ("exponential", "rank")
-    """Transforms that have a temperature; empty in a subclass whose weights have none."""
+
+    def __init__(self, clip: Positive[float] | None = 10.0, lr: float = 3e-5, **training: Any) -> None:
+        super().__init__(lr=lr, **training)
+        self.clip = clip
+
+    @abstractmethod
+    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
+        """The weight of each event, 0 if it has no reward, and metrics to log."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.prepare_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
+
+    def prepare_weights(self, advantage_E: Tensor) -> Tensor:
+        """Return the weights of the events with an advantage; check and log them. Shape: (E,)."""
+        known_T = advantage_E[~advantage_E.isnan()]
+        weight_T, _ = self.weights(known_T)
+        if not weight_T.any():
+            text = f"every weight is 0 (the largest advantage is {known_T.max():.3g})"
+            remedy = "use a data.reward above 0 for good events, another data.baseline or another model.transform"
+            raise InputError(text, where="model", remedy=remedy)
+        self.log_histogram("advantage/values", known_T)
+        self.log_histogram("advantage/weights", weight_T)
+        return weight_T
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        advantage_T = all_gather_rows(self.advantages(batch))
+        weight_T, clipped = self.weights(advantage_T)
+        loss, metrics = self.likelihood(batch, weight_T)
+        return loss, {**metrics, **clipped, "share": (~advantage_T.isnan()).float().mean()}
+
+    def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss and its metrics, from the weights of the events of all processes."""
+        return weighted_likelihood(self.policy, self.policy.encode(batch), batch.target_T, weight_T)
+
+
+class WeightedSFT(WeightedLikelihood):
+    """`WeightedLikelihood` with w_e = f(A_e): advantage-weighted supervised fine-tuning.
+
+    Also logs ``advantage/temperature``. Warns if the effective sample size is below `WARN_ESS` and a higher temperature
+    would raise it.
+
+    Args:
+        transform: f: constant, linear, exponential, rank or sign (`transform_advantages`).
+        temperature: beta of f, in standard deviations of the reward. Large: behaviour cloning; small: greedy. ``auto``:
+            the smallest of `AUTO_TEMPERATURES` with an effective sample size of `AUTO_ESS`; a resumed run keeps it.
+        **training: arguments of `WeightedLikelihood`.
+    """
 
     def __init__(
         self,
         transform: Transform = "exponential",
         temperature: Positive[float] | Literal["auto"] = "auto",
-        clip: Positive[float] | None = 10.0,
-        lr: float = 3e-5,
         **training: Any,
     ) -> None:
-        super().__init__(lr=lr, **training)
-        self.transform, self.clip = transform, clip
-        self.has_temperature = transform in self.TEMPERED
+        super().__init__(**training)
+        self.transform = transform
+        self.has_temperature = transform in ("exponential", "rank")
         self.auto = temperature == "auto" and self.has_temperature
         self.temperature: float = AUTO_TEMPERATURES[0] if temperature == "auto" else temperature
+
+    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
+        w_T, clipped = clip_weights(transform_advantages(advantage_T, self.transform, self.temperature), self.clip)
+        tempered = {"temperature": w_T.new_full((), self.temperature)} if self.has_temperature else {}
+        return w_T, clipped | tempered
 
     def facts(self) -> dict[str, Any]:
         return super().facts() | ({"temperature": self.temperature} if self.has_temperature else {})
@@ -154,19 +201,18 @@ class WeightedSFT(PostTraining):
         if self.auto:
             self.temperature = checkpoint["facts"].get("temperature", self.temperature)
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit":
-            self.prepare_weights(torch.from_numpy(self.data.advantages))  # type: ignore[attr-defined]
-
-    def prepare_weights(self, advantage_E: Tensor) -> None:
-        """Choose the temperature if it is ``auto``; check and log the weights of all events. Shape: (E,)."""
-        known_T = advantage_E[~advantage_E.isnan()]
+    def prepare_weights(self, advantage_E: Tensor) -> Tensor:
+        """Also choose the temperature if it is ``auto``, and print it, or warn if few events have the weight."""
         if self.auto:
-            self.choose_temperature(known_T)
-        weight_T, _ = self.weights(known_T)
-        self.require_weights(weight_T, known_T)
-        self.log_weights(weight_T, known_T)
+            self.choose_temperature(advantage_E[~advantage_E.isnan()])
+        weight_T = super().prepare_weights(advantage_E)
+        ess = effective_share(weight_T)
+        text = f"temperature {self.temperature:g}: the effective sample size is {ess:.1%} of {len(weight_T):,} events"
+        if ess < WARN_ESS and self.has_temperature:
+            rank_zero_warn(f"few events have nearly all of the weight; raise model.temperature ({text})")
+        elif self.auto:
+            rank_zero_info(text)
+        return weight_T
 
     def choose_temperature(self, advantage_T: Tensor) -> None:
         """Set the smallest of `AUTO_TEMPERATURES` with an effective sample size of `AUTO_ESS`; else the largest."""
@@ -174,37 +220,3 @@ class WeightedSFT(PostTraining):
             self.temperature = temperature
             if effective_share(self.weights(advantage_T)[0]) >= AUTO_ESS:
                 return
-
-    def require_weights(self, weight_T: Tensor, advantage_T: Tensor) -> None:
-        """Refuse weights that are all 0, with an InputError."""
-        if not weight_T.any():
-            text = f"every weight is 0 (the largest advantage is {advantage_T.max():.3g})"
-            remedy = "use a data.reward above 0 for good events, another data.baseline or another transform"
-            raise InputError(text, where=f"model.transform {self.transform}", remedy=remedy)
-
-    def log_weights(self, weight_T: Tensor, advantage_T: Tensor) -> None:
-        """Log histograms of advantages and weights; print the temperature, or warn if few events dominate."""
-        self.log_histogram("advantage/values", advantage_T)
-        self.log_histogram("advantage/weights", weight_T)
-        ess = effective_share(weight_T)
-        text = f"temperature {self.temperature:g}: the effective sample size is {ess:.1%} of {len(weight_T):,} events"
-        if ess < WARN_ESS and self.has_temperature:
-            rank_zero_warn(f"few events have nearly all of the weight; raise model.temperature ({text})")
-        elif self.auto:
-            rank_zero_info(text)
-
-    def weights(self, advantage_T: Tensor) -> tuple[Tensor, Metrics]:
-        """The weight of each event, 0 if it has no reward, and metrics to log; subclasses may override this."""
-        w_T = transform_advantages(advantage_T, self.transform, self.temperature)
-        return clip_weights(w_T, self.clip)
-
-    def loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        advantage_T = all_gather_rows(self.advantages(batch))
-        weight_T, clipped = self.weights(advantage_T)
-        loss, metrics = self.likelihood(batch, weight_T)
-        tempered = {"temperature": weight_T.new_full((), self.temperature)} if self.has_temperature else {}
-        return loss, {**metrics, **clipped, **tempered, "share": (~advantage_T.isnan()).float().mean()}
-
-    def likelihood(self, batch: Batch, weight_T: Tensor) -> tuple[Tensor, Metrics]:
-        """The loss and its metrics, from the weights of the events of all processes."""
-        return weighted_likelihood(self.policy, self.policy.encode(batch), batch.target_T, weight_T)
