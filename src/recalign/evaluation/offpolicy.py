@@ -203,38 +203,13 @@ def estimate(
     users, user_N = np.unique(shown.user_N, return_inverse=True)
     weights = {"list": weight_NK[:, -1], "cascade": weight_NK.mean(axis=1)}
     ess = {kind: effective_size(np.bincount(user_N, weight_N)) for kind, weight_N in weights.items()}
-    first_weight = reached = 1.0
-    if shown.first_N is not None and (drawn_N := shown.first_N < shown.weight_NK.shape[1]).any():
-        first_N = np.take_along_axis(shown.weight_NK[drawn_N], shown.first_N[drawn_N, None], axis=1)[:, 0]
-        count_U = np.bincount(user_N[drawn_N])
-        mean_U = np.bincount(user_N[drawn_N], first_N)[count_U > 0] / count_U[count_U > 0]
-        first_weight = float(mean_U.mean())
-        reached = float(first_weight + 2 * mean_U.std() / len(mean_U) ** 0.5)
-    refused = {}
-    for kind, size in ess.items():
-        if shown.support < MIN_SUPPORT:
-            kept = f"with a probability of {shown.support:.3f} only"
-            refused[kind] = f"the candidate shows the same items at the fixed places {kept}"
-        elif reached < MIN_FIRST_WEIGHT:
-            missing = f"with a probability of {1 - reached:.2f} or more"
-            refused[kind] = f"the candidate shows items that these lists could not have, {missing}"
-        elif size < min_ess:
-            found = f"the effective sample size is {size:.1f} of {len(users):,} users, below {min_ess:g}"
-            refused[kind] = f"{found}: the policy hardly ever chooses what was shown"
+    first_weight, upper = _first_weight(shown, user_N)
+    why = {kind: _refusal(shown.support, upper, size, len(users), min_ess) for kind, size in ess.items()}
+    refused = {kind: reason for kind, reason in why.items() if reason}
     names = [name for name in shown.estimators if ("cascade" if name.startswith("cascade") else "list") not in refused]
-    ratios = [(name, total_N, count_N) for name in names for total_N, count_N in _ratios(name, shown, weight_NK)]
-    estimates = {}
-    if ratios:
-        total_RU = np.stack([np.bincount(user_N, total_N) for _, total_N, _ in ratios])
-        count_RU = np.stack([np.bincount(user_N, count_N) for _, _, count_N in ratios])
-        value_R, drawn_DR = CrossedBootstrap(len(users), draws, seed).ratios(total_RU, count_RU)
-    for name in names:
-        own = [place for place, (of, _, _) in enumerate(ratios) if of == name]
-        made = Estimate(float(value_R[own].sum()), drawn_DR[:, own].sum(axis=1))
-        if np.isfinite(made.value):
-            estimates[name] = made
-        else:
-            refused[name] = "at some place every importance weight is 0: the candidate would show none of these lists"
+    estimates = _estimates(names, shown, weight_NK, user_N, CrossedBootstrap(len(users), draws, seed))
+    undefined = "at some place every importance weight is 0: the candidate would show none of these lists"
+    refused |= {name: undefined for name in names if name not in estimates}
     return PolicyValue(
         lists=lists,
         unknown=shown.unknown,
@@ -250,6 +225,44 @@ def estimate(
         refused=refused,
         estimates=estimates,
     )
+
+
+def _first_weight(shown: Lists, user_N: np.ndarray) -> tuple[float, float]:
+    """Mean weight of the first drawn place, each user counting alike, and the same plus two standard errors."""
+    if shown.first_N is None or not (drawn_N := shown.first_N < shown.weight_NK.shape[1]).any():
+        return 1.0, 1.0
+    weight_N = np.take_along_axis(shown.weight_NK[drawn_N], shown.first_N[drawn_N, None], axis=1)[:, 0]
+    count_U = np.bincount(user_N[drawn_N])
+    mean_U = np.bincount(user_N[drawn_N], weight_N)[count_U > 0] / count_U[count_U > 0]
+    return float(mean_U.mean()), float(mean_U.mean() + 2 * mean_U.std() / len(mean_U) ** 0.5)
+
+
+def _refusal(support: float, first_weight: float, ess: float, users: int, min_ess: float) -> str | None:
+    """Why nothing is estimated, if so."""
+    if support < MIN_SUPPORT:
+        return f"the candidate shows the same items at the fixed places with a probability of {support:.3f} only"
+    if first_weight < MIN_FIRST_WEIGHT:
+        missing = f"with a probability of {1 - first_weight:.2f} or more"
+        return f"the candidate shows items that these lists could not have, {missing}"
+    if ess < min_ess:
+        found = f"the effective sample size is {ess:.1f} of {users:,} users, below {min_ess:g}"
+        return f"{found}: the policy hardly ever chooses what was shown"
+    return None
+
+
+def _estimates(
+    names: list[str], shown: Lists, weight_NK: np.ndarray, user_N: np.ndarray, bootstrap: CrossedBootstrap
+) -> dict[str, Estimate]:
+    """The estimates by name, without those whose weights are all 0 at some place."""
+    ratios = [(name, *ratio) for name in names for ratio in _ratios(name, shown, weight_NK)]
+    if not ratios:
+        return {}
+    total_RU = np.stack([np.bincount(user_N, total_N) for _, total_N, _ in ratios])
+    count_RU = np.stack([np.bincount(user_N, count_N) for _, _, count_N in ratios])
+    value_R, drawn_DR = bootstrap.ratios(total_RU, count_RU)
+    own = {name: [place for place, (of, _, _) in enumerate(ratios) if of == name] for name in names}
+    found = {name: Estimate(float(value_R[of].sum()), drawn_DR[:, of].sum(axis=1)) for name, of in own.items()}
+    return {name: estimate for name, estimate in found.items() if np.isfinite(estimate.value)}
 
 
 def _ratios(name: str, shown: Lists, weight_NK: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
