@@ -4,9 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recalign.data.sequences import High, LeaveLast, UserGroups, audit, build_sequences
-from recalign.data.sequences.audit import LONGER, SEEN, leaks, span_figures, split_figures
+from recalign.data.sequences.audit import (
+    LONGER,
+    SEEN,
+    detectable_gain,
+    leaks,
+    span_figures,
+    split_figures,
+    users_needed,
+)
 
 from .tables import table
 
@@ -64,7 +74,30 @@ def test_split_figures_count_users_that_can_be_measured():
 def test_smallest_gain_is_bounded_for_any_number_of_users(sequences, monkeypatch):
     users = split_figures(sequences, 4)["users of A with test events"]
     monkeypatch.setattr(audit, "GAIN_ERROR", 0.001 * users**0.5)
-    assert split_figures(sequences, 4)[audit.GAIN_TOLD] == pytest.approx(0.015 + 0.842 * 0.001)
+    figures = split_figures(sequences, 4)
+    assert figures[audit.GAIN_TOLD] == pytest.approx(0.015 + 0.842 * 0.001)
+    assert figures[audit.USERS_FOR_HALF] == "none: least is 0.015"
+
+
+def test_smallest_loss_halves_with_four_times_the_test_events(sequences):
+    figures = split_figures(sequences, 4)
+    assert figures[audit.LOSS_TOLD] == pytest.approx(2 * 0.842 * 0.33 / 0.2**0.5)  # 2 events, a tenth of them hits
+    assert figures[audit.EVENTS_FOR_HALF] == 8
+
+
+@given(users=st.integers(1, 10**9))
+def test_users_needed_is_the_inverse_of_the_gain_they_detect(users):
+    needed = users_needed(detectable_gain(users))
+    assert needed is not None
+    assert needed == pytest.approx(users, rel=1e-6, abs=1)
+    assert users_needed(0.015) is None
+
+
+def test_users_needed_for_half_of_a_gain_detect_it(sequences):
+    figures = split_figures(sequences, 4)
+    needed = figures[audit.USERS_FOR_HALF]
+    assert isinstance(needed, int)
+    assert detectable_gain(needed) <= figures[audit.GAIN_TOLD] / 2 < detectable_gain(needed - 1)
 
 
 def test_span_figures_count_targets_seen_before():

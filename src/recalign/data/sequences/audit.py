@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,12 +70,14 @@ noisy as ML-100K this holds for 5 % of the judges with 1,050 rewards and 45 % of
 for 85 and 90 % (benchmarks/archive/trust_worlds.csv)."""
 
 GAIN_TOLD = "smallest gain in value that the test tells, about, in standard deviations of the reward"
+USERS_FOR_HALF = "users of A with test events that tell half of that gain"
 LOSS_TOLD = "smallest loss of NDCG@10 that it tells, about, if the start hits a tenth of the test events"
+EVENTS_FOR_HALF = "test events that tell half of that loss"
 MIN_GAIN_SD = 0.015
 """Least gain, in standard deviations of the reward: a smaller estimate fails, an interval below it refutes a gain."""
 Z_95, Z_80 = 1.645, 0.842
-GAIN_ERROR, NDCG_ERROR, HIT = 0.09, 0.36, 0.1
-"""From 300 simulated worlds (benchmarks/decision/worlds.parquet): standard error of a gain times sqrt(users), the 90th
+GAIN_ERROR, NDCG_ERROR, HIT = 0.096, 0.33, 0.1
+"""From 400 simulated worlds (benchmarks/decision/worlds.parquet): standard error of a gain times sqrt(users), the 90th
 percentile; that of NDCG retained times sqrt(hits), the median. HIT: hits of the start per test event, an assumption."""
 
 
@@ -136,7 +139,8 @@ def split_figures(sequences: Sequences, max_length: int) -> Section:
     rated_N = frame.filter(trained & pl.col("reward").is_not_null())["user"].to_numpy()
     judged = min(int(sequences.users_in(group)[rated_N].sum()) for group in ("B1", "B2"))
     groups = pl.Series(sequences.group).value_counts().sort("").iter_rows()
-    error = GAIN_ERROR / max(int((in_a & tested).sum()), 1) ** 0.5
+    users, events = max(int((in_a & tested).sum()), 1), max(int((frame["split"] == SPLITS["test"]).sum()), 1)
+    gain = detectable_gain(users)
     return {
         CATALOGUE: sequences.num_warm,
         **({COLD: sequences.num_items - sequences.num_warm} if sequences.features else {}),
@@ -144,14 +148,33 @@ def split_figures(sequences: Sequences, max_length: int) -> Section:
         LEFT_OUT: int(tested.sum() - with_events(sequences).sum()),
         LONGER: int((np.bincount(frame["user"].to_numpy()) >= SHORT).sum()),
         "users of A with test events": int((in_a & tested).sum()),
-        GAIN_TOLD: max(Z_95 * error, MIN_GAIN_SD) + Z_80 * error,  # with a power of .8
-        LOSS_TOLD: 2 * Z_80 * NDCG_ERROR / max(HIT * int((frame["split"] == SPLITS["test"]).sum()), 1) ** 0.5,
+        GAIN_TOLD: gain,
+        USERS_FOR_HALF: users_needed(gain / 2) or f"none: least is {MIN_GAIN_SD}",
+        LOSS_TOLD: 2 * Z_80 * NDCG_ERROR / (HIT * events) ** 0.5,
+        EVENTS_FOR_HALF: 4 * events,  # the error falls with the square root of their number
         **({JUDGED: judged} if frame["reward"].count() and not in_a.all() else {}),
         "events of the longest history": int(np.diff(sequences.offset).max()),
         "newest events of a history that a model sees": max_length,
         "training targets (the newest events of each user)": int(windows.offset[-1]),
         **{f"users in group {group}": count for group, count in groups},
     }
+
+
+def detectable_gain(users: int) -> float:
+    """The gain, in standard deviations of the reward, that passes its test in four of five logs with so many users.
+
+    To pass, its lower bound (one-sided, 95 %) lies above 0, and the estimate is at least `MIN_GAIN_SD`.
+    """
+    error = GAIN_ERROR / users**0.5
+    return max(Z_95 * error, MIN_GAIN_SD) + Z_80 * error
+
+
+def users_needed(gain: float) -> int | None:
+    """How many users `detectable_gain` needs for a gain; None if no number is enough."""
+    if gain <= MIN_GAIN_SD:
+        return None
+    error = min(gain / (Z_95 + Z_80), (gain - MIN_GAIN_SD) / Z_80)
+    return math.ceil((GAIN_ERROR / error) ** 2)
 
 
 def leaks(sequences: Sequences, max_length: int, timed: bool = True) -> Section:

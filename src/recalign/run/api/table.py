@@ -70,7 +70,8 @@ class Comparison:
 
     def __str__(self) -> str:
         console = Console(width=120, file=StringIO(), record=True, force_jupyter=False)
-        console.print(terminal_table(ComparisonTable(self.frame, self.roles)))
+        judged = better_than_chance(self.trust.get("judge_report", {}))
+        console.print(terminal_table(ComparisonTable(self.frame, self.roles, judged=judged)))
         table = console.export_text().rstrip()
         if self.decision is None:
             return table
