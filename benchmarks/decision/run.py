@@ -175,7 +175,7 @@ def judged(seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
         "wrong": [reason for reasons in record.get("wrong", {}).values() for reason in reasons],
         "shipped although": record.get("wrong", {}).get(shipped, []),
         "no word rests on NaN": not rests_on_nan(decision),
-        "because": decision.reasons[0],
+        "because": next(finding.text for finding in decision.findings if finding.outcome is decision.outcome),
         "keep": record.get("keep"),
         "commit": record.get("commit", commit()),
     }
