@@ -34,8 +34,8 @@ def marked(folder: Path, seed: int) -> tuple[int, int]:
 
 
 @pytest.mark.long
-def test_of_logs_with_permuted_rewards_one_row_in_twenty_is_marked_at_most(tmp_path: Path):
+def test_at_most_one_of_20_logs_with_permuted_rewards_marks_any_row(tmp_path: Path):
     found = [marked(tmp_path / str(seed), seed) for seed in range(LOGS)]
-    rows = LOGS * (len(METHODS) - 1)  # a baseline is not compared with itself
-    assert sum(marks for marks, _ in found) <= rows / 20
-    assert sum(marks for _, marks in found) > rows / 20  # so what holds them back is that judges are asked
+    logs, logs_if_trusted = (sum(marks > 0 for marks in each) for each in zip(*found, strict=True))
+    assert logs <= LOGS / 20
+    assert logs_if_trusted > LOGS / 20  # what prevents marks is the judges' own test
