@@ -14,9 +14,11 @@ from benchmarks.decision import run as verdicts
 from benchmarks.decision import worlds as verdict_worlds
 from benchmarks.decision.worlds import CANDIDATES
 from recalign.data.sequences.audit import GAIN_ERROR, NDCG_ERROR
+from recalign.evaluation.comparison import HITS, JUDGE_VALUE
+from recalign.evaluation.comparison_table import ComparisonTable
+from recalign.evaluation.evaluated_runs import ALL_USERS
 from recalign.evaluation.findings import Outcome
-
-VALUE = "value/judge@10"
+from recalign.evaluation.methods import EVALUATED
 
 
 @pytest.mark.parametrize(
@@ -52,9 +54,10 @@ def test_a_gain_is_not_shipped_where_harm_is_in_its_place(monkeypatch: pytest.Mo
     names = ["start", "bc", *verdicts.CANDIDATES]
     truth = {name: {"value": 0.0, "ndcg": 0.1} for name in names}
     truth["asft"]["value"], truth["rerank"]["value"] = -0.1, 0.2
-    rows = [(name, "all", "test", f"diff_best_baseline/{VALUE}", 0.1, 0.09, 0.11) for name in names]
+    rows = [(name, "all", "test", f"diff_best_baseline/{JUDGE_VALUE}", 0.1, 0.09, 0.11) for name in names]
     rows += [(name, "all", "test", "reward/sd", 1.0, None, None) for name in names]
-    decision = SimpleNamespace(outcome=Outcome.SHIP, policy=shipped, reasons=["So."])
+    said = SimpleNamespace(text="So.", outcome=Outcome.SHIP)
+    decision = SimpleNamespace(outcome=Outcome.SHIP, policy=shipped, reasons=["So."], findings=[said])
     monkeypatch.setattr(verdicts, "decide", lambda *_: decision)
     found = verdicts.judged(0, {"kind": "any", "truth": truth, "trust": {}, "check": {}, "rows": rows})
     assert found["harmful"]
@@ -83,7 +86,7 @@ def test_what_is_kept_of_a_world_is_all_that_its_word_needs(tmp_path: Path, monk
     for seed in (4, 7, 17, 24):  # of each word one, and a start that is below transitions
         made = verdict_tables.made_up(seed)
         frame = pl.DataFrame(made["rows"], schema=verdicts.ROW, orient="row")
-        others = pl.DataFrame([("asft", "0", "test", VALUE, 9.0, None, None)], schema=verdicts.ROW, orient="row")
+        others = pl.DataFrame([("asft", "0", "test", JUDGE_VALUE, 9.0, None, None)], schema=verdicts.ROW, orient="row")
         small = verdict_records.cut(pl.concat([frame, others]), made["trust"], made["check"])
         verdict_records.save({seed: made | small | {"keep": 0.97, "commit": "abc"}}, str(seed))
         kept = verdict_records.load(str(seed))[seed]
@@ -98,17 +101,13 @@ def test_what_is_kept_of_a_world_is_all_that_its_word_needs(tmp_path: Path, monk
 
 def test_what_check_says_of_errors_is_what_the_worlds_had():
     gains, shares = [], []
-    for record in (
-        one for label in ("default keep", "pooled retention") for one in verdict_records.load(label).values()
-    ):
-        rows = pl.DataFrame(record["rows"], schema=verdicts.ROW, orient="row").filter(split="test")
-        cells = {(method, metric): ends for method, _, _, metric, *ends in rows.iter_rows()}
-        users, sd = cells["asft", "users/evaluated"][0], cells["asft", "reward/sd"][0]
-        hits, ndcg = (max(cells[one, f"all/{what}@10"][0] for one in ("start", "bc")) for what in ("hits", "ndcg"))
+    for record in verdict_records.load("one-sided").values():
+        test = ComparisonTable(pl.DataFrame(record["rows"], schema=verdicts.ROW, orient="row"), verdicts.ROLES)
+        users = test.get("asft", EVALUATED)
+        hits, ndcg = (max(test.get(one, metric) for one in ("start", "bc")) for metric in (HITS, ALL_USERS))
         for method in CANDIDATES:
-            gain, kept = (cells.get((method, f"diff_best_baseline/{metric}")) for metric in (VALUE, "all/ndcg@10"))
-            if gain and kept and ndcg:
-                gains.append((gain[2] - gain[1]) / 3.92 / sd * users**0.5)
-                shares.append((kept[2] - kept[1]) / 3.92 / ndcg * hits**0.5)
-    assert pl.Series(gains).quantile(0.9) == pytest.approx(GAIN_ERROR, abs=0.01)
-    assert pl.Series(shares).median() == pytest.approx(NDCG_ERROR, abs=0.02)
+            gain, loss = (test.get(method, f"diff_best_baseline/{metric}") for metric in (JUDGE_VALUE, ALL_USERS))
+            gains.append(gain.error * users.value**0.5)
+            shares.append(loss.error / ndcg.value * hits.value**0.5)
+    assert pl.Series(gains).quantile(0.9) == pytest.approx(GAIN_ERROR, abs=0.001)
+    assert pl.Series(shares).median() == pytest.approx(NDCG_ERROR, abs=0.001)
